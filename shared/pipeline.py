@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shared.config import RunConfig, read_yaml, resolve
-from shared.errors import EnvironmentUnfit, Fault, UsageError, need
+from shared.errors import Fault, UsageError, need
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -103,7 +103,10 @@ class Predictor(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Primary:
-    """The metric that decides which model is champion."""
+    """The metric of `Evaluation` that decides which model is champion.
+
+    The task logs the same name under ``val/`` while training; that one picks the best checkpoint.
+    """
 
     metric: str
     mode: Literal["max", "min"] = "max"
@@ -216,10 +219,6 @@ class Pipeline(ABC):
         from shared.training.fit import fit
 
         return fit(config, task, data, context)
-
-
-def unfit(source: str, found: str, mend: str) -> EnvironmentUnfit:
-    return EnvironmentUnfit(f"{source}: {found}; {mend}")
 
 
 def error_faults(faults: Iterable[Fault]) -> list[Fault]:

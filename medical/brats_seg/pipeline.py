@@ -1,0 +1,67 @@
+"""`brats-seg`: ties the rooms together; imports nothing heavy until asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medical.brats_seg.config import BratsConfig
+from shared.errors import Fault
+from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from shared.bundle import Bundle
+    from shared.report.html import Report
+
+
+class BratsSeg(Pipeline):
+    name = "brats-seg"
+    summary = "Brain-tumour segmentation of four-modality MRI with Swin UNETR"
+    inputs = "NIfTI case folders, MSD 4-D files, CSV/JSON datalists, DICOM studies"
+    models = ("swin-unetr", "segresnet")
+    extra = "medical"
+    requires = ("monai", "nibabel", "pydicom", "cc3d", "einops")
+    config_type = BratsConfig
+    primary = Primary("dice_mean", "max")
+    folder = Path(__file__).parent
+
+    def check(self, config: BratsConfig) -> list[Fault]:
+        from medical.brats_seg.cases import check_dataset
+
+        return check_dataset(config)
+
+    def data(self, config: BratsConfig) -> pl.LightningDataModule:
+        from medical.brats_seg.data import BratsData
+
+        return BratsData(config)
+
+    def task(self, config: BratsConfig) -> pl.LightningModule:
+        from medical.brats_seg.task import BratsTask
+
+        return BratsTask(config)
+
+    def predictor(self, bundle: Bundle, options: Mapping[str, Any]) -> Predictor:
+        from medical.brats_seg.predict import BratsPredictor
+
+        return BratsPredictor(bundle, options)
+
+    def evaluate(self, bundle: Bundle, config: BratsConfig, out: Path) -> Evaluation:
+        from medical.brats_seg.evaluate import evaluate
+
+        return evaluate(self, bundle, config, out)
+
+    def report(self, report: Report, config: BratsConfig, evaluation: Evaluation) -> None:
+        from medical.brats_seg.report import add_sections
+
+        add_sections(report, config, evaluation)
+
+    def card(self, config: BratsConfig, evaluation: Evaluation, facts: DataFacts) -> str:
+        from medical.brats_seg.report import card_text
+
+        return card_text(config, evaluation, facts)
+
+
+PIPELINE = BratsSeg()

@@ -1,0 +1,208 @@
+"""One run, start to end: check → train → package → evaluate → report → register, all in one MLflow run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import registry
+from shared.bundle import Bundle
+from shared.config import RunConfig, config_hash, flatten, to_yaml
+from shared.errors import DataInvalid, UsageError
+from shared.io.atomic import atomic_write_text
+from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
+
+Say = Callable[[str], None]
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asked for."""
+
+    name: str
+    preset: str = "default"
+    config_file: Path | None = None
+    data: Path | None = None
+    resume: str = "auto"
+    sets: Sequence[str] = ()
+
+
+def resolve(request: Request) -> tuple[Pipeline, Any]:
+    pipeline = registry.load(request.name)
+    over: Mapping[str, Any] = {"data": {"path": str(request.data)}} if request.data is not None else {}
+    return pipeline, pipeline.resolve(request.preset, request.config_file, request.sets, over)
+
+
+def run(request: Request, say: Say) -> dict[str, Any]:
+    """Train, evaluate, report and register; the object that ``--json`` prints."""
+    from shared.tracking.run import TrackedRun, last_interrupted, sweep_stale
+    from shared.tracking.store import connect
+
+    started = time.monotonic()
+    pipeline, config = resolve(request)
+    pipeline.ready()
+    where = config.data.path or "embedded sample (no --data given)"
+    say(f"{pipeline.name}: preset {request.preset}, data: {where}")
+    check(pipeline, config, say)
+    store = connect()
+    for stale in sweep_stale(store, pipeline.name):
+        say(f"run {stale} was left by a dead process; marked KILLED")
+    resume_id = _resume_id(request.resume, lambda: last_interrupted(store, pipeline.name, config_hash(config)))
+    tags = {"preset": request.preset, "config_hash": config_hash(config), "data": str(where)}
+    tracked = TrackedRun.start(
+        store, pipeline.name, params=flatten(config), tags=tags, work_root=RUNS, resume_run_id=resume_id, seed=config.seed
+    )
+    with tracked:
+        if resume_id:
+            say(f"resuming run {tracked.run_id[:8]} (--resume no starts anew)")
+        result = _stages(pipeline, config, request, tracked, say)
+    result |= {"seconds": round(time.monotonic() - started, 1), "status": "FINISHED"}
+    return result
+
+
+def check(pipeline: Pipeline, config: Any, say: Say) -> None:
+    """Say every warning; raise `DataInvalid` with all errors."""
+    if config.data.path is None:
+        return
+    if not Path(config.data.path).exists():
+        raise UsageError(f"{config.data.path}: not found; a data set wanted; check --data")
+    faults = pipeline.check(config)
+    for fault in faults:
+        say(f"{fault.severity}: {fault}")
+    if error_faults(faults):
+        raise DataInvalid(faults)
+
+
+def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:
+    """The run to go on with. `auto` takes the last interrupted one of the same configuration, if any."""
+    if choice == "no":
+        return None
+    if choice in ("auto", "must"):
+        found = last()
+        if found is None and choice == "must":
+            raise UsageError(
+                "--resume must: no interrupted run of this configuration; "
+                "give the same preset, data and -s as the first time, or --resume no"
+            )
+        return found
+    return choice
+
+
+def _stages(pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say) -> dict[str, Any]:
+    from shared.training.fit import FitContext
+    from shared.training.seed import seed_everything
+
+    work: Path = tracked.work
+    seed_everything(config.seed, config.threads)
+    atomic_write_text(work / "config.yaml", to_yaml(config))
+    tracked.log_artifact(work / "config.yaml")
+
+    data = pipeline.data(config)
+    data.setup("fit")
+    facts: DataFacts = data.facts()
+    for note in facts.notes:
+        say(f"data: {note}")
+    tracked.set_tags({"data_source": facts.source, "data_fingerprint": facts.fingerprint, "data_items": str(facts.items)})
+    pipeline.prepare(config, data, work)
+
+    task = pipeline.task(config)
+    say(f"[1/5] train: {facts.items} items, {_millions(task.network)} M parameters, run {tracked.run_id[:8]}")
+    context = FitContext(
+        work=work,
+        logger=tracked.lightning_logger(),
+        resume=tracked.resumed,
+        say=say,
+        monitor=f"val/{pipeline.primary.metric}",
+        mode=pipeline.primary.mode,
+        config_hash=config_hash(config),
+    )
+    fitted = pipeline.fit(config, task, data, context)
+    tracked.log_metrics({"train_seconds": fitted.seconds}, fitted.steps)
+
+    say("[2/5] package")
+    bundle = Bundle.save(
+        work / "bundle",
+        pipeline=pipeline.name,
+        config=config,
+        state_dict=fitted.state_dict,
+        schema={"data_fingerprint": facts.fingerprint, "data_source": facts.source, "run_id": tracked.run_id},
+        overwrite=True,
+    )
+    say("[3/5] evaluate")
+    evaluation = pipeline.evaluate(bundle, config, work / "figures")
+    metrics = {**fitted.best, **evaluation.metrics}
+    tracked.log_metrics(evaluation.metrics, fitted.steps)
+    command = " ".join(["pipelines", *sys.argv[1:]])
+    bundle = bundle.annotate(metrics=metrics, card=_card(pipeline, config, bundle, evaluation, facts, command))
+
+    say("[4/5] report")
+    report = write_report(pipeline, config, evaluation, facts, fitted, tracked, work / "report.html")
+    tracked.log_artifact(report)
+    tracked.log_artifacts(work / "figures", "figures")
+
+    say("[5/5] register")
+    verdict = tracked.log_model(pipeline, bundle, metrics, facts.fingerprint)
+    say(verdict)
+    return {
+        "pipeline": pipeline.name,
+        "preset": request.preset,
+        "run_id": tracked.run_id,
+        "seed": config.seed,
+        "data": {"source": facts.source, "fingerprint": facts.fingerprint, "items": facts.items},
+        "metrics": metrics,
+        "params_count": bundle.schema["params_count"],
+        "bundle": str(bundle.path),
+        "report": str(report),
+    }
+
+
+def _millions(network: Any) -> str:
+    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
+
+
+def _card(
+    pipeline: Pipeline, config: RunConfig, bundle: Bundle, evaluation: Evaluation, facts: DataFacts, command: str
+) -> str:
+    """Facts any card must state, then the pipeline's own words."""
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(evaluation.metrics.items()))
+    notes = "".join(f"- {note}\n" for note in (*facts.notes, *evaluation.notes))
+    return (
+        f"# {pipeline.name}\n\n{pipeline.summary}\n\n"
+        f"- Training data: {facts.source}, {facts.items} items, fingerprint `{facts.fingerprint[:16]}`\n"
+        f"- Parameters: {bundle.schema['params_count']:,}; seed {config.seed}; bundle `{bundle.hash}`\n"
+        f"- Reproduce: `{command}`\n\n"
+        f"| metric | value |\n|---|---|\n{rows}\n\n{notes}\n"
+        f"{pipeline.card(config, evaluation, facts)}"
+    )
+
+
+def write_report(
+    pipeline: Pipeline, config: RunConfig, evaluation: Evaluation, facts: DataFacts, fitted: Any, tracked: Any, path: Path
+) -> Path:
+    """The run's self-contained HTML page: results first, then the pipeline's sections, then provenance."""
+    from shared.plots.curves import curves
+    from shared.report.html import Report
+
+    report = Report(f"{pipeline.name} · {tracked.run_id[:8]}", pipeline.summary)
+    report.heading("Result")
+    if config.data.path is None:
+        report.warning("Trained and scored on the embedded synthetic sample: figures say nothing about real data.")
+    report.keyvalues({key: f"{value:.4g}" for key, value in evaluation.metrics.items()})
+    pipeline.report(report, config, evaluation)
+    report.heading("Training")
+    report.keyvalues({"epochs": fitted.epochs, "steps": fitted.steps, "seconds": f"{fitted.seconds:.0f}"})
+    if fitted.history:
+        report.figure(curves(fitted.history), "Loss and validation metrics against training step.")
+    report.heading("Provenance")
+    report.keyvalues(
+        {"run": tracked.run_id, "data": facts.source, "fingerprint": facts.fingerprint, "items": facts.items, **tracked.provenance}
+    )
+    report.heading("Configuration")
+    report.code(to_yaml(config))
+    report.write(path)
+    return path
