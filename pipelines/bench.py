@@ -17,7 +17,9 @@ def bench(name: str, only: str | None, quick: bool, say: Callable[[str], None]) 
     path = FOLDER / f"{name.replace('-', '_')}.py"
     if not path.is_file():
         there = ", ".join(sorted(p.stem.replace("_", "-") for p in FOLDER.glob("*.py"))) or "none"
-        raise UsageError(f"{name}: no benchmark at {path}; one of {there}; run from a clone of the repository")
+        raise UsageError(
+            f"{name}: no benchmark at {path}; one of {there}; run from a clone of the repository"
+        )
     spec = importlib.util.spec_from_file_location(f"benchmarks.{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: cannot be imported; a Python file wanted; restore it")

@@ -34,7 +34,8 @@ Preset = Annotated[str, typer.Option(help="smoke, default or paper")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file laid over the preset")]
 Data = Annotated[Path | None, typer.Option("--data", help="data set; none = the embedded sample")]
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin")
+    str | None,
+    typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
@@ -119,7 +120,12 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    name: Name, data: Data = None, preset: Preset = "default", config: ConfigFile = None, sets: Sets = None, as_json: Json = False
+    name: Name,
+    data: Data = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: Json = False,
 ) -> None:
     """Every fault of a data set in one list, before any training."""
     from pipelines.run import Request, resolve
@@ -139,7 +145,9 @@ def check(
             print(f"{fault.severity}: {fault}")
         print(f"{len(errors)} errors, {len(faults) - len(errors)} warnings")
 
-    emit({"pipeline": name, "errors": len(errors), "rows": [fault.as_dict() for fault in rows]}, as_json, human)
+    emit(
+        {"pipeline": name, "errors": len(errors), "rows": [fault.as_dict() for fault in rows]}, as_json, human
+    )
     if errors:
         raise typer.Exit(6)
 
@@ -161,7 +169,10 @@ def run(
     result = run_pipeline(Request(name, preset, config, data, resume, sets or ()), say)
 
     def human(value: dict[str, Any]) -> None:
-        table([{"metric": key, "value": number} for key, number in value["metrics"].items()], ("metric", "value"))
+        table(
+            [{"metric": key, "value": number} for key, number in value["metrics"].items()],
+            ("metric", "value"),
+        )
         print(f"bundle  {value['bundle']}\nreport  {value['report']}")
 
     emit(result, as_json, human)
@@ -201,10 +212,11 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict files and folders; a failed item never stops the others."""
-    from pipelines.batch import exit_code, predict_batch
-    from shared.config import parse_set
     from shared.progress import Progress
     from shared.tracking.model import resolve_model
+
+    from pipelines.batch import exit_code, predict_batch
+    from shared.config import parse_set
 
     pipeline = registry.load(name)
     pipeline.ready()
@@ -231,14 +243,19 @@ def predict(
 
 
 @app.command()
-def evaluate(name: Name, data: Data = None, model: Model = None, sets: Sets = None, as_json: Json = False) -> None:
+def evaluate(
+    name: Name, data: Data = None, model: Model = None, sets: Sets = None, as_json: Json = False
+) -> None:
     """Score a model on labelled data."""
     from pipelines.evaluate import evaluate as run_evaluation
 
     result = run_evaluation(name, data, model, sets or (), say)
 
     def human(value: dict[str, Any]) -> None:
-        table([{"metric": key, "value": number} for key, number in value["metrics"].items()], ("metric", "value"))
+        table(
+            [{"metric": key, "value": number} for key, number in value["metrics"].items()],
+            ("metric", "value"),
+        )
         print(f"table   {value['table']}")
 
     emit(result, as_json, human)
@@ -253,8 +270,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """The network as ONNX or torch.export program, checked against the original."""
-    from pipelines.export import export as run_export
     from shared.tracking.model import resolve_model
+
+    from pipelines.export import export as run_export
 
     pipeline = registry.load(name)
     pipeline.ready()
@@ -268,7 +286,9 @@ def serve(
     model: Model = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 5001,
     host: Annotated[str, typer.Option(help="stays on this machine unless --i-understand")] = "127.0.0.1",
-    i_understand: Annotated[bool, typer.Option(help="allow a host other machines can reach (no login!)")] = False,
+    i_understand: Annotated[
+        bool, typer.Option(help="allow a host other machines can reach (no login!)")
+    ] = False,
 ) -> None:
     """Answer requests over HTTP with MLflow's scoring server."""
     from pipelines.serve import serve as run_server
@@ -283,7 +303,9 @@ def serve(
 
 @app.command()
 def compare(
-    name: Name, metric: Annotated[str | None, typer.Option(help="metric to sort by")] = None, as_json: Json = False
+    name: Name,
+    metric: Annotated[str | None, typer.Option(help="metric to sort by")] = None,
+    as_json: Json = False,
 ) -> None:
     """Leaderboard of tracked runs, grouped by data."""
     from pipelines.compare import COLUMNS
@@ -342,7 +364,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted; the same command goes on where it stopped", 130, debug)
     except MemoryError:
-        code = _fail("out of memory; a smaller batch, crop or window wanted; see -s train.* and predict.*", 8, debug)
+        code = _fail(
+            "out of memory; a smaller batch, crop or window wanted; see -s train.* and predict.*", 8, debug
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

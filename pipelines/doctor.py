@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
@@ -28,13 +28,20 @@ def diagnose() -> list[Row]:
         try:
             rows.extend(probe())
         except Exception as err:  # noqa: BLE001 - a broken probe is itself the finding
-            rows.append(row(probe.__name__.strip("_"), "fail", f"{type(err).__name__}: {err}", "see the message"))
+            rows.append(
+                row(probe.__name__.strip("_"), "fail", f"{type(err).__name__}: {err}", "see the message")
+            )
     return rows
 
 
 def _python() -> Iterator[Row]:
     good = sys.version_info >= (3, 11)
-    yield row("python", "ok" if good else "fail", sys.version.split()[0], "" if good else "install Python 3.11 or newer")
+    yield row(
+        "python",
+        "ok" if good else "fail",
+        sys.version.split()[0],
+        "" if good else "install Python 3.11 or newer",
+    )
 
 
 def _packages() -> Iterator[Row]:
@@ -46,7 +53,9 @@ def _torch() -> Iterator[Row]:
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU only"
-    yield row("torch", "ok", f"{torch.__version__}, {device}, {torch.get_num_threads()} of {os.cpu_count()} threads")
+    yield row(
+        "torch", "ok", f"{torch.__version__}, {device}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    )
 
 
 def _pipelines() -> Iterator[Row]:
@@ -58,7 +67,9 @@ def _pipelines() -> Iterator[Row]:
             mend = f"make setup EXTRAS={pipeline.extra}"
             yield row(name, "warn", f"missing {', '.join(pipeline.missing)}", mend)
         else:
-            yield row(name, "ok", "ready" + (", weights shipped" if pipeline.builtin else ", no shipped weights"))
+            yield row(
+                name, "ok", "ready" + (", weights shipped" if pipeline.builtin else ", no shipped weights")
+            )
 
 
 def _folder() -> Iterator[Row]:
@@ -71,7 +82,12 @@ def _folder() -> Iterator[Row]:
     except Exception as err:  # noqa: BLE001 - any reason it cannot be written is the finding
         yield row("working folder", "fail", str(err), "change to a folder you may write")
     free = shutil.disk_usage(here).free / 2**30
-    yield row("free disk", "ok" if free > FREE_GB else "warn", f"{free:.0f} GB", "" if free > FREE_GB else "free some")
+    yield row(
+        "free disk",
+        "ok" if free > FREE_GB else "warn",
+        f"{free:.0f} GB",
+        "" if free > FREE_GB else "free some",
+    )
 
 
 def _store() -> Iterator[Row]:

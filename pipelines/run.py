@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.io.atomic import atomic_write_text
+
 from pipelines import registry
 from shared.bundle import Bundle
 from shared.config import RunConfig, config_hash, flatten, to_yaml
 from shared.errors import DataInvalid, UsageError
-from shared.io.atomic import atomic_write_text
 from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
 
 Say = Callable[[str], None]
@@ -30,6 +31,8 @@ class Request:
     data: Path | None = None
     resume: str = "auto"
     sets: Sequence[str] = ()
+    parent: str | None = None
+    """Run id of the sweep this run belongs to."""
 
 
 def resolve(request: Request) -> tuple[Pipeline, Any]:
@@ -52,10 +55,20 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     store = connect()
     for stale in sweep_stale(store, pipeline.name):
         say(f"run {stale} was left by a dead process; marked KILLED")
-    resume_id = _resume_id(request.resume, lambda: last_interrupted(store, pipeline.name, config_hash(config)))
+    resume_id = _resume_id(
+        request.resume, lambda: last_interrupted(store, pipeline.name, config_hash(config))
+    )
     tags = {"preset": request.preset, "config_hash": config_hash(config), "data": str(where)}
+    if request.parent:
+        tags["mlflow.parentRunId"] = request.parent
     tracked = TrackedRun.start(
-        store, pipeline.name, params=flatten(config), tags=tags, work_root=RUNS, resume_run_id=resume_id, seed=config.seed
+        store,
+        pipeline.name,
+        params=flatten(config),
+        tags=tags,
+        work_root=RUNS,
+        resume_run_id=resume_id,
+        seed=config.seed,
     )
     with tracked:
         if resume_id:
@@ -93,9 +106,12 @@ def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:
     return choice
 
 
-def _stages(pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say) -> dict[str, Any]:
-    from shared.training.fit import FitContext
+def _stages(
+    pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say
+) -> dict[str, Any]:
     from shared.training.seed import seed_everything
+
+    from shared.training.fit import FitContext
 
     work: Path = tracked.work
     seed_everything(config.seed, config.threads)
@@ -107,7 +123,9 @@ def _stages(pipeline: Pipeline, config: RunConfig, request: Request, tracked: An
     facts: DataFacts = data.facts()
     for note in facts.notes:
         say(f"data: {note}")
-    tracked.set_tags({"data_source": facts.source, "data_fingerprint": facts.fingerprint, "data_items": str(facts.items)})
+    tracked.set_tags(
+        {"data_source": facts.source, "data_fingerprint": facts.fingerprint, "data_items": str(facts.items)}
+    )
     pipeline.prepare(config, data, work)
 
     task = pipeline.task(config)
@@ -138,7 +156,9 @@ def _stages(pipeline: Pipeline, config: RunConfig, request: Request, tracked: An
     metrics = {**fitted.best, **evaluation.metrics}
     tracked.log_metrics(evaluation.metrics, fitted.steps)
     command = " ".join(["pipelines", *sys.argv[1:]])
-    bundle = bundle.annotate(metrics=metrics, card=_card(pipeline, config, bundle, evaluation, facts, command))
+    bundle = bundle.annotate(
+        metrics=metrics, card=_card(pipeline, config, bundle, evaluation, facts, command)
+    )
 
     say("[4/5] report")
     report = write_report(pipeline, config, evaluation, facts, fitted, tracked, work / "report.html")
@@ -166,7 +186,12 @@ def _millions(network: Any) -> str:
 
 
 def _card(
-    pipeline: Pipeline, config: RunConfig, bundle: Bundle, evaluation: Evaluation, facts: DataFacts, command: str
+    pipeline: Pipeline,
+    config: RunConfig,
+    bundle: Bundle,
+    evaluation: Evaluation,
+    facts: DataFacts,
+    command: str,
 ) -> str:
     """Facts any card must state, then the pipeline's own words."""
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(evaluation.metrics.items()))
@@ -182,7 +207,13 @@ def _card(
 
 
 def write_report(
-    pipeline: Pipeline, config: RunConfig, evaluation: Evaluation, facts: DataFacts, fitted: Any, tracked: Any, path: Path
+    pipeline: Pipeline,
+    config: RunConfig,
+    evaluation: Evaluation,
+    facts: DataFacts,
+    fitted: Any,
+    tracked: Any,
+    path: Path,
 ) -> Path:
     """The run's self-contained HTML page: results first, then the pipeline's sections, then provenance."""
     from shared.plots.curves import curves
@@ -191,7 +222,9 @@ def write_report(
     report = Report(f"{pipeline.name} · {tracked.run_id[:8]}", pipeline.summary)
     report.heading("Result")
     if config.data.path is None:
-        report.warning("Trained and scored on the embedded synthetic sample: figures say nothing about real data.")
+        report.warning(
+            "Trained and scored on the embedded synthetic sample: figures say nothing about real data."
+        )
     report.keyvalues({key: f"{value:.4g}" for key, value in evaluation.metrics.items()})
     pipeline.report(report, config, evaluation)
     report.heading("Training")
@@ -200,7 +233,13 @@ def write_report(
         report.figure(curves(fitted.history), "Loss and validation metrics against training step.")
     report.heading("Provenance")
     report.keyvalues(
-        {"run": tracked.run_id, "data": facts.source, "fingerprint": facts.fingerprint, "items": facts.items, **tracked.provenance}
+        {
+            "run": tracked.run_id,
+            "data": facts.source,
+            "fingerprint": facts.fingerprint,
+            "items": facts.items,
+            **tracked.provenance,
+        }
     )
     report.heading("Configuration")
     report.code(to_yaml(config))

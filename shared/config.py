@@ -105,7 +105,7 @@ def parse_yaml(text: str, source: str | Path) -> Any:
     if len(text.encode()) > MAX_YAML_BYTES:
         raise UsageError(f"{source}: {len(text.encode()):,} bytes; at most 1 MB; shorten the file")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, stricter
+        value = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as err:
         mark = getattr(err, "problem_mark", None)
         line = f":line {mark.line + 1}" if mark else ""
@@ -118,9 +118,7 @@ def parse_yaml(text: str, source: str | Path) -> Any:
 def _refuse_deep(value: Any, source: str | Path, depth: int) -> None:
     if depth > MAX_YAML_DEPTH:
         raise UsageError(f"{source}: more than {MAX_YAML_DEPTH} levels; a flat mapping wanted; unnest it")
-    children = (
-        value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    )
+    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for child in children:
         _refuse_deep(child, source, depth + 1)
 
@@ -132,7 +130,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {path.stat().st_size:,} bytes; at most 1 MB; shorten the file")
         text = path.read_text(encoding="utf-8")
     except OSError as err:
-        raise UsageError(f"{path}: {err.strerror or err}; a readable YAML file wanted; check the path") from None
+        raise UsageError(
+            f"{path}: {err.strerror or err}; a readable YAML file wanted; check the path"
+        ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text; a YAML file wanted; check the path") from None
     value = parse_yaml(text, path)

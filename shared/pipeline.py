@@ -167,9 +167,7 @@ class Pipeline(ABC):
             raise UsageError(
                 f"--preset {preset}: unknown; one of {', '.join(self.presets)}; see `pipelines list`"
             )
-        layers: list[tuple[str, Mapping[str, Any]]] = [
-            (f"preset {preset}", read_yaml(self.presets[preset]))
-        ]
+        layers: list[tuple[str, Mapping[str, Any]]] = [(f"preset {preset}", read_yaml(self.presets[preset]))]
         if config_file is not None:
             layers.append((str(config_file), read_yaml(config_file)))
         if over:

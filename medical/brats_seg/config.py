@@ -33,7 +33,10 @@ class BratsDataConfig(DataConfig):
     fold: int = Field(0, ge=0, description="fold held out for validation")
     exclude_patients: tuple[str, ...] = Field((), description="patients kept out of training and validation")
     real_fraction: float = Field(
-        0.5, ge=0, le=1, description="share of real patches among training crops when label maps are painted too"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of real patches among training crops when label maps are painted too",
     )
     synthetic_cases: int = Field(12, ge=2, description="embedded cases made when no data set is given")
     nan: Literal["fail", "zero"] = Field("fail", description="what to do with NaN or infinite voxels")

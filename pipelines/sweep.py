@@ -1,0 +1,115 @@
+"""Grid or random search: one parent run, one child run a point; the same command does only what is left."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random as rng
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.io.atomic import atomic_write_text
+
+from pipelines import registry
+from pipelines.run import RUNS, Request, run
+from shared.errors import Interrupted, SuiteError, UsageError
+
+
+def points(sets: Sequence[str], draw: int, seed: int = 0) -> list[list[str]]:
+    """Every combination of ``key=v1,v2`` texts as lists of ``key=value``, or `draw` of them at random.
+
+    A value in brackets is one value: ``train.crop=[64,64,64]``.
+    """
+    axes = []
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: no '='; key=v1,v2 wanted; for example train.lr=1e-3,3e-4")
+        axes.append([f"{key}={choice}" for choice in _split(value)])
+    grid = [list(point) for point in itertools.product(*axes)]
+    return rng.Random(seed).sample(grid, draw) if 0 < draw < len(grid) else grid
+
+
+def _split(value: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(value):
+        depth += (char in "[{") - (char in "]}")
+        if char == "," and depth == 0:
+            parts.append(value[start:i])
+            start = i + 1
+    return [*parts, value[start:]]
+
+
+def sweep(
+    name: str,
+    sets: Sequence[str],
+    *,
+    preset: str,
+    config_file: Path | None,
+    data: Path | None,
+    random: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Rows of all points, best first. A point that fails is a row with its error, and the others go on."""
+    from shared.tracking.run import TrackedRun
+    from shared.tracking.store import connect
+
+    pipeline = registry.load(name)
+    todo = points(sets, random)
+    for point in todo:  # a misspelt key must fail before the first hour of training
+        pipeline.resolve(preset, config_file, point)
+    identity = json.dumps([preset, str(config_file), str(data), todo])
+    folder = RUNS / name / f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    done = _finished(folder)
+    parent = TrackedRun.start(
+        connect(),
+        name,
+        params={"sweep": " ".join(sets), "points": len(todo)},
+        tags={"preset": preset, "kind": "sweep"},
+        work_root=RUNS,
+        resume_run_id=done.pop("parent", None),
+    )
+    with parent:
+        atomic_write_text(folder / "parent.json", json.dumps({"parent": parent.run_id}))
+        for index, point in enumerate(todo, 1):
+            label = " ".join(point)
+            if label in done:
+                say(f"[{index}/{len(todo)}] {label}: done before")
+                continue
+            say(f"[{index}/{len(todo)}] {label}")
+            request = Request(name, preset, config_file, data, "auto", point, parent.run_id)
+            done[label] = _one(request, pipeline.primary.metric, label, say)
+            if done[label]["status"] == "FINISHED":
+                atomic_write_text(folder / f"point-{index:04d}.json", json.dumps(done[label], default=str))
+    sign = -1 if pipeline.primary.mode == "max" else 1
+    rows = sorted(
+        done.values(), key=lambda row: sign * row["value"] if row["value"] is not None else float("inf")
+    )
+    return {"pipeline": name, "run_id": parent.run_id, "rows": rows}
+
+
+def _one(request: Request, metric: str, label: str, say: Callable[[str], None]) -> dict[str, Any]:
+    row = {"name": "", "point": label, "status": "FAILED", "metric": metric, "value": None, "error": None}
+    try:
+        result = run(request, say)
+    except Interrupted:
+        raise
+    except SuiteError as err:
+        say(f"error: {err}")
+        return row | {"error": str(err)}
+    return row | {"name": result["run_id"], "status": "FINISHED", "value": result["metrics"].get(metric)}
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """Rows of finished points by label, and the parent's run id under ``parent``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Any] = {}
+    for path in sorted(folder.glob("point-*.json")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        done[row["point"]] = row
+    parent = folder / "parent.json"
+    if parent.is_file():
+        done["parent"] = json.loads(parent.read_text(encoding="utf-8"))["parent"]
+    return done
