@@ -199,6 +199,20 @@ def sweep(
 
 
 @app.command()
+def sample(
+    name: Name,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the files")],
+    items: Annotated[int, typer.Option(min=1, help="how many")] = 2,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a few small input files of the kind the pipeline reads, for a first try."""
+    pipeline = registry.load(name)
+    pipeline.ready()
+    for path in pipeline.write_sample(output, items, seed):
+        print(path)
+
+
+@app.command()
 def predict(
     name: Name,
     inputs: Annotated[list[Path], typer.Argument(help="files or folders", show_default=False)],

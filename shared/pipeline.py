@@ -203,6 +203,10 @@ class Pipeline(ABC):
     def report(self, report: Report, config: Any, evaluation: Evaluation) -> None:
         """Add the sections a person of the field expects; the common ones are there already."""
 
+    @abstractmethod
+    def write_sample(self, folder: Path, n: int, seed: int) -> list[Path]:
+        """`n` small items of the kind a user brings, written into `folder`: for a first try and for tests."""
+
     def card(self, config: Any, evaluation: Evaluation, facts: DataFacts) -> str:
         """Markdown that goes into ``card.md`` below the generated facts: purpose, limits, licences."""
         return ""

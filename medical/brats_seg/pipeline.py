@@ -58,6 +58,11 @@ class BratsSeg(Pipeline):
 
         add_sections(report, config, evaluation)
 
+    def write_sample(self, folder: Path, n: int, seed: int) -> list[Path]:
+        from medical.brats_seg.sample import write_cases
+
+        return write_cases(folder, n, seed)
+
     def card(self, config: BratsConfig, evaluation: Evaluation, facts: DataFacts) -> str:
         from medical.brats_seg.report import card_text
 

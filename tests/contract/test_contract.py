@@ -1,0 +1,147 @@
+"""What every registered pipeline must do; a new one is tested by being registered."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.contract.conftest import Smoke, call
+
+from pipelines import registry
+from shared.bundle import FILES, Bundle
+from shared.config import flatten, resolve
+from shared.errors import ModelUnusable, UsageError
+
+NAMES = registry.names()
+RUN_KEYS = {
+    "pipeline", "preset", "run_id", "status", "seconds", "seed", "data", "metrics", "params_count", "bundle", "report",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_resolve_and_unknown_keys_are_refused(name: str) -> None:
+    pipeline = registry.load(name)
+    assert {"smoke", "default", "paper"} <= set(pipeline.presets)
+    for preset in pipeline.presets:
+        config = pipeline.resolve(preset)
+        again = resolve(pipeline.config_type, [("dump", config.model_dump(mode="json"))])
+        assert again == config
+    with pytest.raises(UsageError, match=r"did you mean train\.epochs"):
+        pipeline.resolve("smoke", sets=["train.epoch=3"])
+
+
+def test_run_result_is_complete(smoke: Smoke) -> None:
+    assert set(smoke.result) >= RUN_KEYS
+    assert smoke.result["status"] == "FINISHED"
+    assert set(smoke.result["data"]) == {"source", "fingerprint", "items"}
+    primary = registry.load(smoke.name).primary.metric
+    assert math.isfinite(smoke.result["metrics"][primary])
+
+
+def test_run_is_in_mlflow_with_everything(smoke: Smoke) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{smoke.cwd}/mlflow.db")
+    run = client.get_run(smoke.result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == str(smoke.result["seed"])
+    config = Bundle.open(smoke.cwd / smoke.result["bundle"]).config(registry.load(smoke.name).config_type)
+    assert set(run.data.params) >= set(flatten(config))
+    for tag in ("preset", "data_fingerprint", "config_hash"):
+        assert run.data.tags[tag], tag
+    paths = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"report.html", "config.yaml"} <= paths
+    version = client.get_model_version_by_alias(smoke.name, "champion")
+    assert version.run_id == run.info.run_id
+
+
+def test_report_is_self_contained(smoke: Smoke) -> None:
+    page = (smoke.cwd / smoke.result["report"]).read_text(encoding="utf-8")
+    assert len(page) < 5_000_000
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
+    assert "<script" not in page
+    assert "Content-Security-Policy" in page
+
+
+def test_bundle_round_trip_and_damage(smoke: Smoke, tmp_path: Path) -> None:
+    path = smoke.cwd / smoke.result["bundle"]
+    assert {item.name for item in path.iterdir()} == set(FILES)
+    bundle = Bundle.open(path)
+    pipeline = registry.load(smoke.name)
+    config = bundle.config(pipeline.config_type)
+    bundle.load_into(pipeline.task(config).network)
+    assert bundle.schema["params_count"] == smoke.result["params_count"]
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(path, damaged)
+    weights = damaged / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelUnusable, match="differs"):
+        Bundle.open(damaged)
+
+
+def test_killed_and_resumed_equals_unbroken(smoke: Smoke, tmp_path: Path) -> None:
+    args = ("run", smoke.name, "--preset", "smoke", "-s", "threads=1", "--json")
+    killed = call(tmp_path, *args, env={"PIPELINES_CRASH_AT": "after_step:2"})
+    assert killed.returncode not in (0, 1), killed.stderr[-2000:]
+    resumed = call(tmp_path, *args[:-1], "--resume", "must", "--json")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    result = json.loads(resumed.stdout)
+    ours = Bundle.open(tmp_path / result["bundle"]).schema["weights_sha256"]
+    assert ours == Bundle.open(smoke.cwd / smoke.result["bundle"]).schema["weights_sha256"]
+    timings = {"train_seconds"}
+    same = {k: v for k, v in result["metrics"].items() if k not in timings}
+    assert same == {k: v for k, v in smoke.result["metrics"].items() if k not in timings}
+
+
+def test_batch_survives_bad_files_and_finishes_the_rest(smoke: Smoke, tmp_path: Path) -> None:
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    written = registry.load(smoke.name).write_sample(inputs, 3, seed=5)
+    files = sorted(p for p in written[0].rglob("*") if p.is_file()) if written[0].is_dir() else [written[0]]
+    content = files[0].read_bytes()
+    files[0].write_bytes(content[: len(content) // 2])
+    args = ("predict", smoke.name, str(inputs), "--output", str(output), "--model", smoke.result["bundle"], "--json")
+
+    first = call(smoke.cwd, *args)
+    assert first.returncode == 4, first.stderr[-3000:]
+    summary = json.loads(first.stdout)
+    assert (summary["items"], summary["ok"], summary["failed"]) == (3, 2, 1)
+    lines = [json.loads(line) for line in Path(summary["manifest"]).read_text().splitlines()]
+    bad = [line for line in lines if line["status"] == "failed"]
+    assert len(bad) == 1
+    assert files[0].name in json.dumps(bad[0]["error"])
+
+    files[0].write_bytes(content)
+    second = call(smoke.cwd, *args)
+    assert second.returncode == 0, second.stderr[-3000:]
+    summary = json.loads(second.stdout)
+    assert (summary["ok"], summary["skipped"], summary["failed"]) == (1, 2, 0)
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_all_items_bad_is_exit_5_and_nothing_found_is_6(smoke: Smoke, tmp_path: Path) -> None:
+    inputs = tmp_path / "in"
+    written = registry.load(smoke.name).write_sample(inputs, 1, seed=6)
+    for path in (p for p in inputs.rglob("*") if p.is_file()):
+        path.write_bytes(gzip.compress(b"not data") if path.suffix == ".gz" else b"not data")
+    args = ("--model", smoke.result["bundle"], "--json")
+    bad = call(smoke.cwd, "predict", smoke.name, str(written[0]), "--output", str(tmp_path / "a"), *args)
+    assert bad.returncode == 5, bad.stderr[-2000:]
+    (tmp_path / "empty").mkdir()
+    none = call(smoke.cwd, "predict", smoke.name, str(tmp_path / "empty"), "--output", str(tmp_path / "b"), *args)
+    assert none.returncode == 6, none.stderr[-2000:]
+    assert "Traceback" not in bad.stderr + none.stderr
+
+
+def test_compare_lists_the_run(smoke: Smoke) -> None:
+    done = call(smoke.cwd, "compare", smoke.name, "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout)["rows"]
+    assert any(smoke.result["run_id"].startswith(row["name"]) for row in rows)
