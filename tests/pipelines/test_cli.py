@@ -1,0 +1,100 @@
+"""The command line: instant, one line an error, the promised exit codes, one JSON object."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import _guard, registry
+from shared.config import parse_yaml
+from shared.errors import UsageError
+from tests.contract.conftest import call
+
+HEAVY = ("torch", "monai", "mlflow", "pytorch_lightning", "ray", "matplotlib", "nibabel", "scipy", "pandas", "numpy")
+
+
+@pytest.mark.parametrize("argument", ["--help", "list"])
+def test_start_imports_nothing_heavy(argument: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['pipelines', %r]\n"
+        "from pipelines.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "print('HEAVY', [name for name in %r if name in sys.modules])"
+    ) % (argument, HEAVY)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_list_json_is_one_object(tmp_path: Path) -> None:
+    done = call(tmp_path, "list", "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows] == registry.names()
+    assert {"task", "inputs", "models", "presets", "weights", "status"} <= set(rows[0])
+
+
+def test_show_is_the_resolved_configuration(tmp_path: Path) -> None:
+    name = registry.names()[0]
+    done = call(tmp_path, "show", name, "-s", "train.lr=1e-4", "--preset", "smoke")
+    assert parse_yaml(done.stdout, "show")["train"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("show", "brats-sg"), 2, "did you mean brats-seg"),
+        (("show", "brats-seg", "-s", "train.epoch=3"), 2, "did you mean train.epochs"),
+        (("show", "brats-seg", "--preset", "tiny"), 2, "smoke"),
+        (("show", "brats-seg", "--config", "absent.yaml"), 2, "absent.yaml"),
+        (("run", "brats-seg", "--data", "absent"), 2, "absent: not found"),
+        (("predict", "brats-seg"), 2, "inputs"),
+        (("nonsense",), 2, "nonsense"),
+        (("predict", "brats-seg", ".", "-o", "out", "-m", "absent-model"), 5, "absent-model"),
+    ],
+)
+def test_usage_errors_are_one_line(tmp_path: Path, args: tuple[str, ...], code: int, words: str) -> None:
+    started = time.monotonic()
+    done = call(tmp_path, *args)
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert words.lower() in lines[0].lower()
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m pipelines show brats-seg | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.startswith("seed")
+    assert done.stderr == ""
+
+
+def test_guard_finds_our_packages_in_one_place() -> None:
+    assert _guard.strangers() == {}
+
+
+def test_guard_refuses_a_foreign_package(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "__init__.py").write_text("")
+    done = call(tmp_path, "list")  # python -m puts the current folder first
+    assert done.returncode == 2
+    assert str(tmp_path) in done.stderr
+
+
+def test_no_dependency_owns_one_of_our_names() -> None:
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions()
+    for name in _guard.PACKAGES:
+        assert set(owners.get(name, ["domain-pipelines"])) == {"domain-pipelines"}
+
+
+def test_registry_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean brats-seg"):
+        registry.load("brats_seg")
