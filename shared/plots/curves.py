@@ -66,13 +66,12 @@ def _panel(axes: Axes, title: str, series: Mapping[str, Series]) -> None:
         )
         lows.append(min(values))
         highs.append(max(values))
-    if lows and min(lows) > 0 and max(highs) / min(lows) > LOG_RATIO:
+    # A schedule ends near zero by design; on a log axis its shape would be lost.
+    if lows and title != "lr" and min(lows) > 0 and max(highs) / min(lows) > LOG_RATIO:
         axes.set_yscale("log")
-    axes.set_title(title + (f"  ({dropped} values not finite, left out)" if dropped else ""), loc="left")
     axes.set_xlabel("training step")
-    dress(axes)
-    axes.title.set_fontweight("bold")
-    if lows:
+    dress(axes, title + (f"  ({dropped} values not finite, left out)" if dropped else ""))
+    if len(lows) > 1 or (lows and axes.lines[0].get_label() != title):
         axes.legend(frameon=False, fontsize=8, handlelength=1.8)
 
 

@@ -6,7 +6,7 @@ Figures are made without pyplot, so there is no global state, no window and no l
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,9 @@ def new_figure(width: float = 7.2, height: float = 4.0, ground: Ground = LIGHT) 
     return figure
 
 
-def dress(axes: Axes, ground: Ground = LIGHT, grid: bool = True) -> Axes:
-    """`axes` in the house style: thin left and bottom spines, quiet grid, readable ticks."""
+def dress(axes: Axes, title: str = "", ground: Ground = LIGHT, grid: bool = True) -> Axes:
+    """`axes` in the house style: title at the left, thin left and bottom spines, quiet grid, readable ticks."""
+    axes.set_title(title, loc="left", color=ground.text, fontsize=10, fontweight="bold")
     axes.set_facecolor(ground.face)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -64,7 +65,7 @@ def dress(axes: Axes, ground: Ground = LIGHT, grid: bool = True) -> Axes:
         axes.spines[side].set_color(ground.muted)
         axes.spines[side].set_linewidth(0.8)
     axes.tick_params(colors=ground.muted, labelsize=8.5, width=0.8, length=3)
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+    for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(ground.text)
         label.set_fontsize(9.5)
     if grid:
@@ -73,7 +74,7 @@ def dress(axes: Axes, ground: Ground = LIGHT, grid: bool = True) -> Axes:
     return axes
 
 
-def fonts() -> Mapping[str, Any]:
+def fonts() -> Any:
     """Text settings for ``matplotlib.rc_context``: the first family that is installed is used."""
     from matplotlib import font_manager
 
@@ -86,7 +87,8 @@ def png_bytes(figure: Figure, dpi: int = 144) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context(fonts()):
+    with matplotlib.rc_context(fonts()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script no font here has
         figure.savefig(
             buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor(), metadata={"Software": None}
         )

@@ -81,10 +81,16 @@ class Report:
             columns = list(dict.fromkeys(key for row in rows for key in row))
         named = columns if isinstance(columns, Mapping) else {key: key for key in columns}
         numeric = {key for key in named if _is_numeric([row.get(key) for row in rows])}
+        decimals = {
+            key: _decimals([row.get(key) for row in rows]) if key in numeric else None for key in named
+        }
         head = "".join(f'<th scope="col"{_class(key in numeric)}>{_safe(n)}</th>' for key, n in named.items())
         body = "".join(
             "<tr>"
-            + "".join(f"<td{_class(key in numeric)}>{_safe(_shown(row.get(key)))}</td>" for key in named)
+            + "".join(
+                f"<td{_class(key in numeric)}>{_safe(_shown(row.get(key), decimals[key]))}</td>"
+                for key in named
+            )
             + "</tr>"
             for row in rows[:MAX_ROWS]
         )
@@ -194,8 +200,8 @@ def _safe(text: Any) -> str:
     )
 
 
-def _shown(value: Any) -> str:
-    """A value as a person writes it: four digits, thousands parted, nothing for None and NaN."""
+def _shown(value: Any, decimals: int | None = None) -> str:
+    """A value as a person writes it: four digits (or `decimals`), thousands parted, a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -205,6 +211,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
+        if decimals is not None:
+            return f"{value:,.{decimals}f}"
         if value == int(value) and abs(value) < 1e15:
             return _shown(int(value))
         return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -214,6 +222,15 @@ def _shown(value: Any) -> str:
 def _is_numeric(values: Sequence[Any]) -> bool:
     known = [value for value in values if value is not None]
     return bool(known) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in known)
+
+
+def _decimals(values: Sequence[Any]) -> int | None:
+    """Decimals that give a column's largest number four digits; None where one count does not suit the column."""
+    known = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    if not known or max(known) == 0 or all(value == int(value) for value in known):
+        return None
+    decimals = 3 - math.floor(math.log10(max(known)))
+    return max(decimals, 0) if decimals <= 5 else None
 
 
 def _class(numeric: bool) -> str:

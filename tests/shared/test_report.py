@@ -114,6 +114,15 @@ def test_table_orders_names_and_aligns() -> None:
     assert "<caption>Cases.</caption>" in page
 
 
+def test_a_column_has_one_number_of_decimals() -> None:
+    report = Report("t")
+    report.table(
+        [{"dice": 0.9, "mm": 373.12866, "n": 3}, {"dice": 0.00912, "mm": 2.5, "n": 12}, {"dice": math.nan}]
+    )
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", report.html())
+    assert cells == ["0.9000", "373.1", "3", "0.0091", "2.5", "12", "–", "–", "–"]
+
+
 def test_long_tables_are_cut_and_say_so() -> None:
     report = Report("t")
     report.table([{"i": i} for i in range(MAX_ROWS + 100)])
