@@ -21,7 +21,8 @@ import mlflow, sqlalchemy  # so that all reach the empty database together
 while time.time() < float(sys.argv[1]):
     time.sleep(0.001)
 params = {{f"k{{i}}": i for i in range(120)}}
-with TrackedRun.start(connect(), "toy", params=params, tags={{"config_hash": sys.argv[2]}}, work_root=Path("runs")) as run:
+tags = {{"config_hash": sys.argv[2]}}
+with TrackedRun.start(connect(), "toy", params=params, tags=tags, work_root=Path("runs")) as run:
     for step in range({METRICS}):
         run.log_metrics({{"loss": float(step)}}, step)
         time.sleep(0.001)

@@ -124,9 +124,8 @@ def test_a_later_finished_run_makes_resuming_pointless(store: Store) -> None:
 
 
 def test_resume_refuses_what_it_cannot_do(store: Store) -> None:
-    with start(store) as done:
-        with pytest.raises(UsageError, match="in use by pid"):
-            start(store, resume_run_id=done.run_id)
+    with start(store) as done, pytest.raises(UsageError, match="in use by pid"):
+        start(store, resume_run_id=done.run_id)
     with pytest.raises(UsageError, match="finished"):
         start(store, resume_run_id=done.run_id)
     with pytest.raises(UsageError, match="no such run"):
