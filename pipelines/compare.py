@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.parse import unquote, urlparse
 from urllib.request import ProxyHandler, build_opener
@@ -159,9 +160,13 @@ def review(*, port: int, say: Say) -> int:
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": store.uri}
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     say("starting MLflow's interface (half a minute on a busy machine) …")
-    with _group([*command, "--workers", UI_WORKERS], environment) as server:
+    # A file, not a pipe: nobody reads it while the server runs, and a full pipe would stop it.
+    with (
+        tempfile.TemporaryFile() as errors,
+        _group([*command, "--workers", UI_WORKERS], environment, errors) as server,
+    ):
         url = f"http://127.0.0.1:{port}"
-        _await_answer(server, f"{url}/health")
+        _await_answer(server, f"{url}/health", errors)
         say(f"{url}  (this machine only; Ctrl-C stops it)")
         try:
             return server.wait()
@@ -170,10 +175,12 @@ def review(*, port: int, say: Say) -> int:
 
 
 @contextmanager
-def _group(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _group(
+    command: list[str], environment: dict[str, str], errors: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process with all it starts; nothing of it outlives the block."""
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
     )
     try:
         yield process
@@ -190,15 +197,16 @@ def _group(command: list[str], environment: dict[str, str]) -> Iterator[subproce
             time.sleep(0.2)  # its children follow; then the second signal finds nobody, or the stubborn
 
 
-def _await_answer(server: subprocess.Popen[bytes], url: str) -> None:
+def _await_answer(server: subprocess.Popen[bytes], url: str, errors: IO[bytes]) -> None:
     """Return when `url` answers. Raises `EnvironmentUnfit` when the server ends or stays silent."""
     opener = build_opener(ProxyHandler({}))  # a proxy for the outer world must not be asked for loopback
     deadline = time.monotonic() + UI_START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            said = server.stderr.read().decode("utf-8", "replace").strip() if server.stderr else ""
+            errors.seek(0)
+            said = errors.read().decode("utf-8", "replace").strip().splitlines()
             raise EnvironmentUnfit(
-                f"mlflow ui: ended with code {server.returncode} ({said[-150:]}); see `pipelines doctor`"
+                f"mlflow ui: ended with code {server.returncode} ({' '.join(said[-1:])[:150]}); see `pipelines doctor`"
             )
         try:
             with opener.open(url, timeout=2):

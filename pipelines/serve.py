@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import shlex
 import tempfile
@@ -129,7 +130,7 @@ def _example_call(folder: Path, host: str, port: int) -> str:
     example = folder / "serving_input_example.json"
     data = "'{\"dataframe_records\": [{…}]}'"
     if example.is_file():
-        text = " ".join(example.read_text(encoding="utf-8").split())
+        text = json.dumps(json.loads(example.read_text(encoding="utf-8")))
         data = shlex.quote(text) if len(text) <= SHOWN_BYTES else f"@{example}"
     return f"try: curl -H 'Content-Type: application/json' -d {data} {url}   (Ctrl-C stops the server)"
 

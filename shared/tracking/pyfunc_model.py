@@ -42,7 +42,9 @@ class BundleModel(PythonModel):  # type: ignore[misc]
         columns = [*self._predictor.record_outputs]
         if any("error" in answer for answer in answers):
             columns.append("error")
-        return pd.DataFrame(answers, columns=columns or None)
+        answer = pd.DataFrame(answers, columns=columns or None)
+        # What is missing leaves as null: JSON knows no NaN.
+        return answer.astype(object).where(answer.notna(), None) if answer.isna().any(axis=None) else answer
 
     def _answer(self, record: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -74,8 +74,9 @@ class Store:
 def quiet_mlflow() -> None:
     """Telemetry, job execution and pickle off, and nothing but errors in the log; before importing mlflow."""
     os.environ.update(_WITHIN)
+    level = os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # read by mlflow when it is imported
     for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.getLevelNamesMapping().get(level.upper(), logging.ERROR))
 
 
 def connect() -> Store:
@@ -85,11 +86,8 @@ def connect() -> Store:
     folder = _database_folder(uri)
     with _locked(uri, folder), _impatient(uri):
         try:
-            import mlflow
             from mlflow import MlflowClient
 
-            # mlflow sets its own levels while it is imported
-            logging.getLogger(mlflow.__name__).setLevel(logging.ERROR)
             client = MlflowClient(
                 tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
             )
