@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medical.brats_seg.config import REGIONS
+from medical.brats_seg.labels import convert
 from medical.brats_seg.metrics import (
     HD95_ONE_EMPTY_MM,
     LESION_RULES,
@@ -17,6 +18,7 @@ from medical.brats_seg.metrics import (
     dice,
     hd95,
     lesion_scores,
+    score_case,
     score_regions,
     summarise,
 )
@@ -208,6 +210,14 @@ def test_summary_takes_means_medians_and_counts() -> None:
     assert summarise([]) == {"cases": 0.0}
 
 
+def test_a_case_may_be_predicted_in_another_convention() -> None:
+    true = np.zeros((16, 16, 16), np.uint8)
+    true[2:12, 2:12, 2:12], true[4:10, 4:10, 4:10], true[4:8, 4:8, 4:8] = 2, 1, 4
+    pred = convert(true, "brats2021", "msd")
+    assert score_case(pred, true, "msd", MM1, "brats2021")["dice_mean"] == 1.0
+    assert score_case(pred, true, "brats2021", MM1)["dice_mean"] < 1.0
+
+
 def test_real_predictions(data_dir: Path) -> None:
     """52 label maps of a published 3-D U-Net against the truth, 128³ voxels of 1.875 × 1.875 × 1.21 mm.
 
@@ -225,8 +235,7 @@ def test_real_predictions(data_dir: Path) -> None:
     assert np.mean(scores) == pytest.approx(0.81175, abs=5e-5)
     assert np.median(scores) == pytest.approx(0.84933, abs=5e-5)
     mm = (240 / 128, 240 / 128, 155 / 128)
-    nested = [np.stack([np.isin(m, (1, 4)), np.isin(m, (1, 2, 4)), m == 4]) for m in (pred, true)]
-    row = score_regions(nested[0], nested[1], mm)
+    row = score_case(pred, true, "brats2021", mm)
     assert row["dice_wt"] == pytest.approx(scores[0])
     assert all(
         math.isfinite(row[f"{name}_{r}"]) for name in ("hd95", "lesion_dice", "volume_ml") for r in REGIONS
