@@ -270,6 +270,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             out[name] = math.fsum(known)
             continue
         out[name] = math.fsum(known) / len(known)
-        if name.startswith(("dice", "hd95", "lesion_")):
+        if name.startswith(("dice", "hd95", "lesion_")) and "monai" not in name:
             out[f"{name}_median"] = float(np.median(known))
     return out

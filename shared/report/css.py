@@ -32,6 +32,9 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr))
 dl div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 9px 13px; min-width: 0; }
 dt { color: var(--muted); font-size: .8rem; overflow-wrap: anywhere; }
 dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dl.many { gap: 0 26px; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); font-size: .88rem; }
+dl.many div { display: flex; justify-content: space-between; gap: 12px; background: none; border: 0; border-radius: 0;
+  border-bottom: 1px solid var(--line); padding: 3px 2px; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   margin: .8rem 0; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }

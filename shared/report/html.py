@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PAGE_BYTES = 5_000_000
+MAX_CARDS = 15
 MAX_ROWS = 500  # a browser stays fluent; the whole table is in the run's CSV
 # Pictures are re-coded as JPEG in these steps until the page fits: (longest side in pixels, quality).
 _SHRINK = ((2400, 90), (1600, 85), (1200, 80), (800, 70), (500, 50))
@@ -59,12 +60,13 @@ class Report:
         self._blocks.append(f'<p class="warning" role="note"><b>Note</b> {_safe(text)}</p>')
 
     def keyvalues(self, pairs: Mapping[str, Any]) -> None:
-        """Names and values side by side."""
+        """Names and values side by side: cards, or a dense list when there are many."""
         inner = "".join(
             f"<div><dt>{_safe(k)}</dt><dd>{_safe(_shown(v))}</dd></div>" for k, v in pairs.items()
         )
         if inner:
-            self._blocks.append(f"<dl>{inner}</dl>")
+            look = ' class="many"' if len(pairs) > MAX_CARDS else ""
+            self._blocks.append(f"<dl{look}>{inner}</dl>")
 
     def code(self, text: str) -> None:
         """Text as it is, in a fixed-width block."""
