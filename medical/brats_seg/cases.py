@@ -1,0 +1,298 @@
+"""A case as arrays: read, checked against everything that silently ruins a segmentation, and split by patient."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medical.brats_seg.config import BratsConfig
+from medical.brats_seg.labels import CONVENTIONS
+from medical.brats_seg.layouts import CaseFiles, discover
+from medical.nifti import Volume, axcodes, offset_mm, read_header, read_volume, reorient
+from shared.errors import DataInvalid, Fault, ItemError
+
+__all__ = ["Case", "CaseFiles", "check_dataset", "discover", "read_case", "settle_convention", "split_by_patient"]
+
+AFFINE_TOLERANCE_MM = 1e-3
+MIN_BACKGROUND = 0.2
+"""Skull-stripped heads are mostly zeros; fewer than this and the skull is probably still there."""
+
+
+@dataclass
+class Case:
+    """One case on its own grid. `images` (C, D, H, W) float32 in the wanted order; `label` (D, H, W) or None."""
+
+    id: str
+    images: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    affine: NDArray[np.float64]
+    reference: Volume
+    convention: str | None
+    matched: dict[str, str]
+    warnings: list[str]
+
+
+# ---------------------------------------------------------------- reading one case
+
+
+def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False) -> Case:
+    """The case's channels in ``config.data.modalities`` order. Raises `ItemError` naming file and field."""
+    wanted = config.data.modalities
+    missing = [name for name in wanted if name not in files.images]
+    fillable = missing and config.predict.allow_missing and len(missing) < len(wanted) and not with_label
+    if files.fault is not None and not fillable:
+        fault = files.fault
+        raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
+    warnings: list[str] = []
+    volumes = _volumes(files, config, warnings)
+    reference = volumes[next(name for name in wanted if name in volumes)]
+    images = np.zeros((len(wanted), *reference.data.shape), np.float32)
+    for index, name in enumerate(wanted):
+        if name in volumes:
+            images[index] = _aligned(volumes[name], reference, warnings)
+            _judge(images[index], name, volumes[name].path, config, warnings)
+        else:
+            warnings.append(f"{name} missing; zeros used")
+    _judge_together(images, [name for name in wanted if name in volumes], reference.path, warnings)
+    label, convention = None, settle_convention(files, config, None)
+    if with_label:
+        label = _read_label(files, reference, config)
+        convention = settle_convention(files, config, label)
+    return Case(files.id, images, label, reference.affine, reference, convention, files.matched, warnings)
+
+
+def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict[str, Volume]:
+    limit = config.predict.max_bytes
+    if files.layout == "dicom":
+        from medical.dicom import read_study
+
+        volumes = read_study(next(iter(files.images.values())), config.data.modalities, limit)
+    elif files.channels is not None:
+        path = next(iter(files.images.values()))
+        volumes = _channels(read_volume(path, dims=4, max_bytes=limit), files.channels)
+        if files.layout == "4-D file":
+            warnings.append(f"{path.name}: channel order taken as {', '.join(files.channels)} (MSD Task01)")
+    else:
+        volumes = {name: read_volume(path, max_bytes=limit) for name, path in files.images.items()}
+    for volume in {id(v): v for v in volumes.values()}.values():
+        warnings += [f"{volume.path.name}: {text}" for text in volume.warnings]
+    return volumes
+
+
+def _channels(volume: Volume, channels: Any) -> dict[str, Volume]:
+    count = volume.data.shape[3]
+    if count != len(channels):
+        raise ItemError(volume.path, f"{count} channels", f"{len(channels)} ({', '.join(channels)})", "split it", "dim[4]")
+    return {
+        name: Volume(volume.path, volume.data[..., i], volume.affine, volume.header)
+        for name, i in channels.items()
+    }
+
+
+def _aligned(volume: Volume, reference: Volume, warnings: list[str]) -> NDArray[np.float32]:
+    """The voxels on the reference's grid; flips and permutations are mended, anything else refused."""
+    data, affine = volume.data, volume.affine
+    if axcodes(affine) != axcodes(reference.affine):
+        warnings.append(
+            f"{volume.path.name}: axes {axcodes(affine)} turned to {axcodes(reference.affine)} like {reference.path.name}"
+        )
+        data, affine = reorient(data, affine, reference.affine)
+    if data.shape != reference.data.shape:
+        raise ItemError(
+            volume.path,
+            f"{'×'.join(map(str, data.shape))} voxels",
+            f"{'×'.join(map(str, reference.data.shape))} like {reference.path.name}",
+            "register and resample the modalities to one grid",
+            "dim",
+        )
+    apart = offset_mm(affine, reference.affine, data.shape)
+    if (apart > AFFINE_TOLERANCE_MM).any():
+        raise ItemError(
+            volume.path,
+            f"lies up to {apart[0]:.3g}, {apart[1]:.3g}, {apart[2]:.3g} mm (x, y, z) off {reference.path.name}",
+            f"one grid within {AFFINE_TOLERANCE_MM} mm",
+            "register and resample the modalities to one grid",
+            "affine",
+        )
+    return data
+
+
+def _judge(channel: NDArray[np.float32], name: str, path: Path, config: BratsConfig, warnings: list[str]) -> None:
+    """Refuse or mend voxels that poison normalisation. Works in place."""
+    bad = ~np.isfinite(channel)
+    if bad.any():
+        count = int(bad.sum())
+        if config.data.nan == "fail":
+            raise ItemError(
+                path, f"{count:,} NaN or infinite voxels", "finite intensities", "mend them, or set data.nan=zero", name
+            )
+        channel[bad] = 0
+        warnings.append(f"{path.name}: {count:,} NaN or infinite voxels set to 0")
+    inside = channel[channel != 0]
+    if inside.size == 0 or inside.min() == inside.max():
+        what = "all voxels are 0" if inside.size == 0 else f"all non-zero voxels are {inside.flat[0]:g}"
+        raise ItemError(path, what, "an image", "replace the file, or leave it out with allow_missing=true", name)
+
+
+def _judge_together(images: NDArray[np.float32], names: Sequence[str], path: Path, warnings: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for index, name in enumerate(names):
+        digest = hashlib.sha256(np.ascontiguousarray(images[index])).hexdigest()
+        if digest in seen:
+            warnings.append(f"{name} and {seen[digest]} are identical; one of them is probably the wrong file")
+        seen[digest] = name
+    background = float((images == 0).all(axis=0).mean())
+    if background < MIN_BACKGROUND and images[0].size > 32**3:
+        warnings.append(
+            f"{path.name}: only {background:.0%} of voxels are 0; skull-stripped images wanted, results will suffer"
+        )
+
+
+def _read_label(files: CaseFiles, reference: Volume, config: BratsConfig) -> NDArray[np.uint8]:
+    if files.label is None:
+        raise ItemError(files.sources[0], "no label file", "…_seg beside the images", "add it", "seg")
+    volume = read_volume(files.label, labels=True, max_bytes=config.predict.max_bytes)
+    data = _aligned(volume, reference, [])
+    if not np.isfinite(data).all():
+        raise ItemError(files.label, "NaN or infinite labels", "whole numbers", "export the label map again")
+    rounded = np.rint(data)
+    off = np.abs(data - rounded) > 1e-3
+    if off.any():
+        value = float(data[off].flat[0])
+        raise ItemError(files.label, f"{int(off.sum()):,} labels such as {value:g}", "whole numbers", "resample with nearest")
+    if rounded.min() < 0 or rounded.max() > 255:
+        raise ItemError(files.label, f"labels from {rounded.min():g} to {rounded.max():g}", "0 to 4", "check the file")
+    return rounded.astype(np.uint8)
+
+
+def settle_convention(files: CaseFiles, config: BratsConfig, label: NDArray[np.uint8] | None) -> str | None:
+    """The label convention, from the configuration or names and values. Raises `ItemError` when in doubt.
+
+    Without a label map the name's implication (possibly None) is returned.
+    """
+    named = files.convention if config.data.labels == "auto" else config.data.labels
+    if label is None:
+        return named
+    values, counts = np.unique(label, return_counts=True)
+    present = {int(v): int(n) for v, n in zip(values, counts) if v != 0}
+    where = files.label or files.sources[0]
+    if config.data.labels == "auto" and named == "brats2023" and 4 in present:
+        raise ItemError(
+            where,
+            f"label 4 ({present[4]:,} voxels) under 2023+ naming: cavity (2024) or enhancing (2021)?",
+            "a stated convention",
+            "set data.labels=brats2024 or brats2021",
+        )
+    if named is None:
+        if 4 in present and 3 not in present:
+            named = "brats2021"
+        else:
+            raise ItemError(
+                where,
+                f"labels {sorted(present)} fit several conventions",
+                "a stated convention",
+                f"set data.labels to one of {', '.join(CONVENTIONS)}",
+            )
+    odd = {value: count for value, count in present.items() if value not in CONVENTIONS[named].values}
+    if odd:
+        fits = [name for name, table in CONVENTIONS.items() if set(present) <= table.values]
+        listed = ", ".join(f"{value} ({count:,} voxels)" for value, count in odd.items())
+        raise ItemError(
+            where,
+            f"labels {listed} are not in {named}",
+            f"values {sorted(CONVENTIONS[named].values)}",
+            f"set data.labels={fits[0]}" if fits else "correct the label map",
+        )
+    return named
+
+
+# ---------------------------------------------------------------- the whole data set
+
+
+def split_by_patient(
+    cases: Iterable[CaseFiles], folds: int, fold: int
+) -> tuple[list[CaseFiles], list[CaseFiles]]:
+    """(training, held-out) cases of one fold; a patient is on one side only.
+
+    Folds given by a datalist are used; otherwise a patient's fold is its rank in the order of a hash of its name, so
+    that it depends neither on the seed nor on the folder.
+    """
+    cases = list(cases)
+    patients = sorted({case.patient for case in cases}, key=patient_rank)
+    by_patient = {patient: index % folds for index, patient in enumerate(patients)}
+    for case in cases:
+        if case.fold is not None:
+            by_patient[case.patient] = case.fold
+    held_out = [case for case in cases if by_patient[case.patient] == fold]
+    return [case for case in cases if by_patient[case.patient] != fold], held_out
+
+
+def patient_rank(patient: str) -> str:
+    """Sort key that is as good as random but never changes."""
+    return hashlib.sha256(patient.encode()).hexdigest()
+
+
+def check_dataset(config: BratsConfig, tick: Callable[[int, int], None] | None = None) -> list[Fault]:
+    """Every fault of the labelled data set at ``config.data.path``, headers first, then content."""
+    from medical.brats_seg.data import is_patch_set
+
+    path = Path(config.data.path or ".")
+    if is_patch_set(path):
+        from medical.brats_seg.data import check_patch_set
+
+        return check_patch_set(path)
+    try:
+        cases = discover([path], config.data.layout)
+    except DataInvalid as err:
+        return err.faults
+    faults = [case.fault for case in cases if case.fault is not None]
+    whole = [case for case in cases if case.fault is None]
+    faults += _odd_set(whole)
+    labelled = [case for case in whole if case.label is not None]
+    readable = []
+    for case in labelled:
+        fault = _header_fault(case, config)
+        faults += [fault] if fault else []
+        readable += [] if fault else [case]
+    for number, case in enumerate(readable, 1):
+        try:
+            read = read_case(case, config, with_label=True)
+            faults += [Fault(case.id, text, severity="warning") for text in read.warnings]
+        except ItemError as err:
+            faults.append(err.fault)
+        if tick:
+            tick(number, len(readable))
+    return faults
+
+
+def _odd_set(cases: Sequence[CaseFiles]) -> list[Fault]:
+    labelled = [case for case in cases if case.label is not None]
+    faults = []
+    if not labelled:
+        faults.append(Fault("data set", "no labelled case", "a …_seg file per case", "add label maps, or use predict"))
+    elif len({case.patient for case in labelled}) < 2:
+        faults.append(Fault("data set", "1 labelled patient", "at least 2, to hold one out", "add cases"))
+    without = len(cases) - len(labelled)
+    if labelled and without:
+        faults.append(Fault("data set", f"{without} cases without label are left out", severity="warning"))
+    kinds = {case.convention for case in labelled if case.convention}
+    if len(kinds) > 1:
+        text = f"label conventions mixed: {', '.join(sorted(kinds))}; each case is read by its own"
+        faults.append(Fault("data set", text, severity="warning"))
+    return faults
+
+
+def _header_fault(case: CaseFiles, config: BratsConfig) -> Fault | None:
+    try:
+        for path in (*case.sources, *([case.label] if case.label else [])):
+            if path.is_file():
+                read_header(path, config.predict.max_bytes)
+    except ItemError as err:
+        return err.fault
+    return None
