@@ -66,7 +66,9 @@ def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     if int.from_bytes(raw[:4], "little") == 540 or int.from_bytes(raw[:4], "big") == 540:
         kind = nib.Nifti2Header
     elif 348 not in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")):
-        raise ItemError(path, "not a NIfTI file", "a NIfTI header", "convert it (dcm2niix, nibabel)", "sizeof_hdr")
+        raise ItemError(
+            path, "not a NIfTI file", "a NIfTI header", "convert it (dcm2niix, nibabel)", "sizeof_hdr"
+        )
     size = 540 if kind is nib.Nifti2Header else 348
     if len(raw) < size:
         raise ItemError(path, f"truncated: {len(raw)} bytes", "a whole NIfTI file", "copy it again")
@@ -113,9 +115,13 @@ def _check_header(path: Path, header: Any, max_bytes: int) -> None:
     try:
         dtype = header.get_data_dtype()
     except Exception:  # noqa: BLE001 - nibabel raises several kinds for an unknown code
-        raise ItemError(path, f"unknown code {code}", "a NIfTI data type", "save it again", "datatype") from None
+        raise ItemError(
+            path, f"unknown code {code}", "a NIfTI data type", "save it again", "datatype"
+        ) from None
     if code in _RGB or dtype.kind not in "iuf":
-        raise ItemError(path, f"colour or complex data ({dtype})", "one number a voxel", "export intensities", "datatype")
+        raise ItemError(
+            path, f"colour or complex data ({dtype})", "one number a voxel", "export intensities", "datatype"
+        )
     needed = int(np.prod(shape, dtype=object)) * max(dtype.itemsize, 4)
     if needed > max_bytes:
         raise ItemError(
@@ -170,7 +176,9 @@ def _decode(path: Path) -> tuple[Any, bytes]:
         raise ItemError(path, err.strerror or str(err), "a readable file", "check its permissions") from None
     except Exception as err:  # noqa: BLE001 - whatever a hostile header makes the reader raise is the file's fault
         text = " ".join(str(err).split())[:120]
-        raise ItemError(path, f"unreadable ({text or type(err).__name__})", "NIfTI", "save it again") from None
+        raise ItemError(
+            path, f"unreadable ({text or type(err).__name__})", "NIfTI", "save it again"
+        ) from None
     if len(content) < expected:
         raise ItemError(path, f"truncated: {len(content):,} bytes", f"{expected:,} bytes", "copy it again")
     return image, content[:348]
@@ -206,7 +214,11 @@ def _affine(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
     if (lengths < 1e-6).any() or volume < 1e-4 * float(np.prod(lengths)):
         column = int(np.argmin(lengths))
         raise ItemError(
-            path, f"column {column} is zero or dependent", "an invertible matrix", "repair the header", "affine"
+            path,
+            f"column {column} is zero or dependent",
+            "an invertible matrix",
+            "repair the header",
+            "affine",
         )
     warnings = []
     sform, s_code = image.header.get_sform(coded=True)
@@ -256,13 +268,17 @@ def _write(path: Path, data: NDArray[Any], like: Volume) -> None:
     with atomic_path(path) as temp:
         content = image.to_bytes()
         # No time stamp in the gzip header: equal masks are equal files.
-        temp.write_bytes(gzip.compress(content, compresslevel=6, mtime=0) if path.name.endswith(".gz") else content)
+        temp.write_bytes(
+            gzip.compress(content, compresslevel=6, mtime=0) if path.name.endswith(".gz") else content
+        )
 
 
 # ---------------------------------------------------------------- geometry
 
 
-def reorient(data: NDArray[Any], affine: NDArray[np.float64], like: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def reorient(
+    data: NDArray[Any], affine: NDArray[np.float64], like: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """`data` with its axes flipped and permuted to those of the affine `like`, and its new affine; no resampling."""
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
@@ -277,7 +293,9 @@ def axcodes(affine: NDArray[np.float64]) -> str:
     return "".join(str(code) for code in aff2axcodes(affine))
 
 
-def offset_mm(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def offset_mm(
+    one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     """Largest distance per world axis, mm, between where the two affines put the corners of a grid of `shape`."""
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
     corners[:, :3] *= np.asarray(shape[:3]) - 1

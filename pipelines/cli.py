@@ -226,11 +226,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict files and folders; a failed item never stops the others."""
-    from shared.progress import Progress
-    from shared.tracking.model import resolve_model
-
     from pipelines.batch import exit_code, predict_batch
     from shared.config import parse_set
+    from shared.progress import Progress
+    from shared.tracking.model import resolve_model
 
     pipeline = registry.load(name)
     pipeline.ready()
@@ -284,9 +283,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """The network as ONNX or torch.export program, checked against the original."""
-    from shared.tracking.model import resolve_model
-
     from pipelines.export import export as run_export
+    from shared.tracking.model import resolve_model
 
     pipeline = registry.load(name)
     pipeline.ready()

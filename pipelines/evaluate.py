@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.io.atomic import atomic_write_text
-
 from pipelines import registry
 from shared.bundle import Bundle
 from shared.config import merge, parse_set
+from shared.io.atomic import atomic_write_text
 
 
 def nest(sets: Sequence[str]) -> dict[str, Any]:
@@ -31,9 +30,8 @@ def evaluate(
     name: str, data: Path | None, model: str | None, sets: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Metrics and the per-item table of `model` on `data` (none: the held-out part of its own training data)."""
-    from shared.tracking.model import resolve_model
-
     from pipelines.run import check
+    from shared.tracking.model import resolve_model
 
     started = time.monotonic()
     pipeline = registry.load(name)

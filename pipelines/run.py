@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.io.atomic import atomic_write_text
-
 from pipelines import registry
 from shared.bundle import Bundle
 from shared.config import RunConfig, config_hash, flatten, to_yaml
 from shared.errors import DataInvalid, UsageError
+from shared.io.atomic import atomic_write_text
 from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
 
 Say = Callable[[str], None]
@@ -109,9 +108,8 @@ def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:
 def _stages(
     pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say
 ) -> dict[str, Any]:
-    from shared.training.seed import seed_everything
-
     from shared.training.fit import FitContext
+    from shared.training.seed import seed_everything
 
     work: Path = tracked.work
     seed_everything(config.seed, config.threads)

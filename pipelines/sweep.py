@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.io.atomic import atomic_write_text
-
 from pipelines import registry
 from pipelines.run import RUNS, Request, run
 from shared.errors import Interrupted, SuiteError, UsageError
+from shared.io.atomic import atomic_write_text
 
 
 def points(sets: Sequence[str], draw: int, seed: int = 0) -> list[list[str]]:

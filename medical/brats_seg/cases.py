@@ -17,7 +17,15 @@ from medical.brats_seg.layouts import CaseFiles, discover
 from medical.nifti import Volume, axcodes, offset_mm, read_header, read_volume, reorient
 from shared.errors import DataInvalid, Fault, ItemError
 
-__all__ = ["Case", "CaseFiles", "check_dataset", "discover", "read_case", "settle_convention", "split_by_patient"]
+__all__ = [
+    "Case",
+    "CaseFiles",
+    "check_dataset",
+    "discover",
+    "read_case",
+    "settle_convention",
+    "split_by_patient",
+]
 
 AFFINE_TOLERANCE_MM = 1e-3
 MIN_BACKGROUND = 0.2
@@ -88,7 +96,9 @@ def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict
 def _channels(volume: Volume, channels: Any) -> dict[str, Volume]:
     count = volume.data.shape[3]
     if count != len(channels):
-        raise ItemError(volume.path, f"{count} channels", f"{len(channels)} ({', '.join(channels)})", "split it", "dim[4]")
+        raise ItemError(
+            volume.path, f"{count} channels", f"{len(channels)} ({', '.join(channels)})", "split it", "dim[4]"
+        )
     return {
         name: Volume(volume.path, volume.data[..., i], volume.affine, volume.header)
         for name, i in channels.items()
@@ -100,7 +110,8 @@ def _aligned(volume: Volume, reference: Volume, warnings: list[str]) -> NDArray[
     data, affine = volume.data, volume.affine
     if axcodes(affine) != axcodes(reference.affine):
         warnings.append(
-            f"{volume.path.name}: axes {axcodes(affine)} turned to {axcodes(reference.affine)} like {reference.path.name}"
+            f"{volume.path.name}: axes {axcodes(affine)} turned to {axcodes(reference.affine)} "
+            f"like {reference.path.name}"
         )
         data, affine = reorient(data, affine, reference.affine)
     if data.shape != reference.data.shape:
@@ -123,29 +134,41 @@ def _aligned(volume: Volume, reference: Volume, warnings: list[str]) -> NDArray[
     return data
 
 
-def _judge(channel: NDArray[np.float32], name: str, path: Path, config: BratsConfig, warnings: list[str]) -> None:
+def _judge(
+    channel: NDArray[np.float32], name: str, path: Path, config: BratsConfig, warnings: list[str]
+) -> None:
     """Refuse or mend voxels that poison normalisation. Works in place."""
     bad = ~np.isfinite(channel)
     if bad.any():
         count = int(bad.sum())
         if config.data.nan == "fail":
             raise ItemError(
-                path, f"{count:,} NaN or infinite voxels", "finite intensities", "mend them, or set data.nan=zero", name
+                path,
+                f"{count:,} NaN or infinite voxels",
+                "finite intensities",
+                "mend them, or set data.nan=zero",
+                name,
             )
         channel[bad] = 0
         warnings.append(f"{path.name}: {count:,} NaN or infinite voxels set to 0")
     inside = channel[channel != 0]
     if inside.size == 0 or inside.min() == inside.max():
         what = "all voxels are 0" if inside.size == 0 else f"all non-zero voxels are {inside.flat[0]:g}"
-        raise ItemError(path, what, "an image", "replace the file, or leave it out with allow_missing=true", name)
+        raise ItemError(
+            path, what, "an image", "replace the file, or leave it out with allow_missing=true", name
+        )
 
 
-def _judge_together(images: NDArray[np.float32], names: Sequence[str], path: Path, warnings: list[str]) -> None:
+def _judge_together(
+    images: NDArray[np.float32], names: Sequence[str], path: Path, warnings: list[str]
+) -> None:
     seen: dict[str, str] = {}
     for index, name in enumerate(names):
         digest = hashlib.sha256(np.ascontiguousarray(images[index])).hexdigest()
         if digest in seen:
-            warnings.append(f"{name} and {seen[digest]} are identical; one of them is probably the wrong file")
+            warnings.append(
+                f"{name} and {seen[digest]} are identical; one of them is probably the wrong file"
+            )
         seen[digest] = name
     background = float((images == 0).all(axis=0).mean())
     if background < MIN_BACKGROUND and images[0].size > 32**3:
@@ -165,9 +188,16 @@ def _read_label(files: CaseFiles, reference: Volume, config: BratsConfig) -> NDA
     off = np.abs(data - rounded) > 1e-3
     if off.any():
         value = float(data[off].flat[0])
-        raise ItemError(files.label, f"{int(off.sum()):,} labels such as {value:g}", "whole numbers", "resample with nearest")
+        raise ItemError(
+            files.label,
+            f"{int(off.sum()):,} labels such as {value:g}",
+            "whole numbers",
+            "resample with nearest",
+        )
     if rounded.min() < 0 or rounded.max() > 255:
-        raise ItemError(files.label, f"labels from {rounded.min():g} to {rounded.max():g}", "0 to 4", "check the file")
+        raise ItemError(
+            files.label, f"labels from {rounded.min():g} to {rounded.max():g}", "0 to 4", "check the file"
+        )
     return rounded.astype(np.uint8)
 
 
@@ -275,7 +305,9 @@ def _odd_set(cases: Sequence[CaseFiles]) -> list[Fault]:
     labelled = [case for case in cases if case.label is not None]
     faults = []
     if not labelled:
-        faults.append(Fault("data set", "no labelled case", "a …_seg file per case", "add label maps, or use predict"))
+        faults.append(
+            Fault("data set", "no labelled case", "a …_seg file per case", "add label maps, or use predict")
+        )
     elif len({case.patient for case in labelled}) < 2:
         faults.append(Fault("data set", "1 labelled patient", "at least 2, to hold one out", "add cases"))
     without = len(cases) - len(labelled)

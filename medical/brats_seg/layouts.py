@@ -80,8 +80,8 @@ def discover(paths: Sequence[Path], layout: str = "auto") -> list[CaseFiles]:
                 Fault(
                     where,
                     f"0 of {seen} files match a case",
-                    "BraTS folders (…_flair, …_t1ce, …_t1, …_t2 as .nii or .nii.gz), an MSD folder, a CSV/JSON datalist, "
-                    "or a DICOM study",
+                    "BraTS folders (…_flair, …_t1ce, …_t1, …_t2 as .nii or .nii.gz), an MSD folder, "
+                    "a CSV/JSON datalist, or a DICOM study",
                     "check the path, or list the files in a datalist",
                 )
             ]
@@ -219,7 +219,10 @@ def _msd(root: Path) -> list[CaseFiles]:
     path = root / "dataset.json"
     info = _json(path)
     modality = info.get("modality") or info.get("channel_names") or {}
-    order = [SYNONYMS.get(re.sub(r"[^a-z0-9]", "", str(modality[k]).lower()), "") for k in sorted(modality, key=int)]
+    order = [
+        SYNONYMS.get(re.sub(r"[^a-z0-9]", "", str(modality[k]).lower()), "")
+        for k in sorted(modality, key=int)
+    ]
     if sorted(order) != sorted(MODALITIES):
         found = ", ".join(str(v) for v in modality.values()) or "none"
         raise DataInvalid([Fault(path, found, "FLAIR, T1w, t1gd and T2w", "correct the list", "modality")])
@@ -280,7 +283,14 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             if isinstance(row.get("image"), list):
                 if order is None:
                     raise DataInvalid(
-                        [Fault(path, "no key modalities", "the order of each image list", f'add "modalities": {list(MODALITIES)}')]
+                        [
+                            Fault(
+                                path,
+                                "no key modalities",
+                                "the order of each image list",
+                                f'add "modalities": {list(MODALITIES)}',
+                            )
+                        ]
                     )
                 row |= dict(zip(order, row["image"]))
             rows.append(row)
@@ -309,7 +319,12 @@ def _row(path: Path, number: int, row: Mapping[str, Any]) -> CaseFiles:
     )
     absent = [p for p in (*parts.values(), *([label] if label else [])) if not p.exists()]
     if absent:
-        return replace(case, fault=Fault(path, f"{absent[0]} not found", "an existing file", "correct the path", f"row {number}"))
+        return replace(
+            case,
+            fault=Fault(
+                path, f"{absent[0]} not found", "an existing file", "correct the path", f"row {number}"
+            ),
+        )
     return _complete(case, path)
 
 

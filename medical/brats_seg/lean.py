@@ -80,7 +80,12 @@ class LeanUpBlock(UnetrUpBlock):
 
     def forward(self, inp: Tensor, skip: Tensor) -> Tensor:
         block = self.conv_block
-        if not _pieces(inp) or skip.numel() < LARGE or not isinstance(block, UnetResBlock) or not _plain(block):
+        if (
+            not _pieces(inp)
+            or skip.numel() < LARGE
+            or not isinstance(block, UnetResBlock)
+            or not _plain(block)
+        ):
             return super().forward(inp, skip)
         return _residual(block, (self.transp_conv(inp), skip))
 

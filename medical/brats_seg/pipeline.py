@@ -12,9 +12,9 @@ from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-    from shared.report.html import Report
 
     from shared.bundle import Bundle
+    from shared.report.html import Report
 
 
 class BratsSeg(Pipeline):

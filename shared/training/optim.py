@@ -47,9 +47,7 @@ def optimizer_config(
     `parameters` may be parameter groups. With `published` the factor is `published_factor` of the epoch, as in the
     original code; else `step_factor`.
     """
-    chosen = (
-        [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
-    )
+    chosen = [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimizer = torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
     total = max(1, int(module.trainer.estimated_stepping_batches))
     per_epoch = max(1, round(total / train.epochs))

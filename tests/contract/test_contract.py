@@ -10,12 +10,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.contract.conftest import Smoke, call
 
 from pipelines import registry
 from shared.bundle import FILES, Bundle
 from shared.config import flatten, resolve
 from shared.errors import ModelUnusable, UsageError
+from tests.contract.conftest import Smoke, call
 
 NAMES = registry.names()
 RUN_KEYS = {
@@ -107,7 +107,16 @@ def test_batch_survives_bad_files_and_finishes_the_rest(smoke: Smoke, tmp_path: 
     files = sorted(p for p in written[0].rglob("*") if p.is_file()) if written[0].is_dir() else [written[0]]
     content = files[0].read_bytes()
     files[0].write_bytes(content[: len(content) // 2])
-    args = ("predict", smoke.name, str(inputs), "--output", str(output), "--model", smoke.result["bundle"], "--json")
+    args = (
+        "predict",
+        smoke.name,
+        str(inputs),
+        "--output",
+        str(output),
+        "--model",
+        smoke.result["bundle"],
+        "--json",
+    )
 
     first = call(smoke.cwd, *args)
     assert first.returncode == 4, first.stderr[-3000:]
@@ -135,7 +144,9 @@ def test_all_items_bad_is_exit_5_and_nothing_found_is_6(smoke: Smoke, tmp_path: 
     bad = call(smoke.cwd, "predict", smoke.name, str(written[0]), "--output", str(tmp_path / "a"), *args)
     assert bad.returncode == 5, bad.stderr[-2000:]
     (tmp_path / "empty").mkdir()
-    none = call(smoke.cwd, "predict", smoke.name, str(tmp_path / "empty"), "--output", str(tmp_path / "b"), *args)
+    none = call(
+        smoke.cwd, "predict", smoke.name, str(tmp_path / "empty"), "--output", str(tmp_path / "b"), *args
+    )
     assert none.returncode == 6, none.stderr[-2000:]
     assert "Traceback" not in bad.stderr + none.stderr
 

@@ -15,19 +15,32 @@ from shared.config import parse_yaml
 from shared.errors import UsageError
 from tests.contract.conftest import call
 
-HEAVY = ("torch", "monai", "mlflow", "pytorch_lightning", "ray", "matplotlib", "nibabel", "scipy", "pandas", "numpy")
+HEAVY = (
+    "torch",
+    "monai",
+    "mlflow",
+    "pytorch_lightning",
+    "ray",
+    "matplotlib",
+    "nibabel",
+    "scipy",
+    "pandas",
+    "numpy",
+)
 
 
 @pytest.mark.parametrize("argument", ["--help", "list"])
 def test_start_imports_nothing_heavy(argument: str, tmp_path: Path) -> None:
     code = (
-        "import sys; sys.argv = ['pipelines', %r]\n"
+        f"import sys; sys.argv = ['pipelines', {argument!r}]\n"
         "from pipelines.__main__ import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0, stop.code\n"
-        "print('HEAVY', [name for name in %r if name in sys.modules])"
-    ) % (argument, HEAVY)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout.rstrip().endswith("HEAVY []")
 
 

@@ -49,13 +49,16 @@ def test_hostile_yaml_is_one_line(text: str, message: str) -> None:
 
 def test_layers_and_sets_in_order() -> None:
     config = resolve(
-        RunConfig, [("a", {"train": {"epochs": 3, "lr": 0.1}}), ("b", {"train": {"epochs": 4}})], ["train.lr=2e-2", "seed=7"]
+        RunConfig,
+        [("a", {"train": {"epochs": 3, "lr": 0.1}}), ("b", {"train": {"epochs": 4}})],
+        ["train.lr=2e-2", "seed=7"],
     )
     assert (config.train.epochs, config.train.lr, config.seed) == (4, 0.02, 7)
 
 
 @pytest.mark.parametrize(
-    ("key", "near"), [("train.learning_rate=1", "train"), ("train.epoch=1", "train.epochs"), ("epochs=1", "train.epochs")]
+    ("key", "near"),
+    [("train.learning_rate=1", "train"), ("train.epoch=1", "train.epochs"), ("epochs=1", "train.epochs")],
 )
 def test_unknown_key_names_the_nearest(key: str, near: str) -> None:
     with pytest.raises(UsageError, match=f"unknown key .*{near}"):
