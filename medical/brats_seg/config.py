@@ -32,13 +32,14 @@ class BratsDataConfig(DataConfig):
     folds: int = Field(5, ge=2, description="patient-wise folds")
     fold: int = Field(0, ge=0, description="fold held out for validation")
     exclude_patients: tuple[str, ...] = Field((), description="patients kept out of training and validation")
-    real_fraction: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="share of real patches among training crops when label maps are painted too",
+    synthetic_cases: int = Field(
+        12,
+        ge=2,
+        description="heads made by the simulator: the whole data set when none is given, else beside patches",
     )
-    synthetic_cases: int = Field(12, ge=2, description="embedded cases made when no data set is given")
+    real_fraction: float = Field(
+        0.5, gt=0, le=1, description="patch sets: share of real patches among the training crops"
+    )
     nan: Literal["fail", "zero"] = Field("fail", description="what to do with NaN or infinite voxels")
     cache: bool = Field(True, description="keep preprocessed cases in memory")
 
@@ -64,7 +65,19 @@ class BratsTrainConfig(TrainConfig):
     crops_per_epoch: int = Field(0, ge=0, description="training crops per epoch; 0 = one per case")
     squared_dice: bool = Field(False, description="squared denominators, as the paper's formula")
     cross_entropy: float = Field(0.0, ge=0, description="weight of binary cross-entropy beside Dice")
+    batch_dice: bool = Field(
+        False, description="Dice over the whole batch: steadier where small crops lack a region"
+    )
+    tumour_crops: float = Field(
+        0.0, ge=0, le=1, description="share of crops centred on a tumour voxel; 0 = uniform, as published"
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability per axis")
+    deform: float = Field(
+        0.0, ge=0, le=1, description="probability of a small rotation and scaling; 0 as published"
+    )
+    degrade: float = Field(
+        0.0, ge=0, le=1, description="probability each of noise, blur and gamma; 0 as published"
+    )
     scale_intensity: float = Field(0.1, ge=0)
     shift_intensity: float = Field(0.1, ge=0)
 

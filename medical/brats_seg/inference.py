@@ -69,6 +69,12 @@ def window_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(i * (length - window) / steps) for i in range(steps + 1))
 
 
+def rounded_window(window: Triple, step: int) -> Triple:
+    """`window` rounded up to multiples of `step`, which is what the network's strides divide."""
+    a, b, c = (-(-n // step) * step for n in window)
+    return a, b, c
+
+
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
     """Where the windows of one volume go; `windows` holds only those that will run, in streaming order."""

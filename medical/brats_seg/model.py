@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
+from monai.networks.blocks.unetr_block import UnetrBasicBlock
 from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.swin_unetr import PatchMerging, PatchMergingV2, SwinUNETR
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from shared.errors import UsageError
 
 _ALL_STAGES = 4
 _GROUPS = 6  # feature sizes are multiples of 12
-_OCTANTS = ("000", "100", "010", "001", "101", "010", "001", "111")
+_OCTANTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
 
 class LegacyPatchMerging(PatchMergingV2):
@@ -34,7 +34,7 @@ class LegacyPatchMerging(PatchMergingV2):
         _, d, h, w, _ = x.shape
         if d % 2 or h % 2 or w % 2:
             x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2, 0, d % 2))
-        parts = [x[:, int(i) :: 2, int(j) :: 2, int(k) :: 2, :] for i, j, k in _OCTANTS]
+        parts = [x[:, i::2, j::2, k::2, :] for i, j, k in _OCTANTS]
         merged: Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
         return merged
 
@@ -52,7 +52,12 @@ class ShallowSwinUNETR(SwinUNETR):
         super().__init__(feature_size=feature_size, norm_name=norm_name, **kwargs)
         self.stages = stages
         bottom = feature_size * 2**stages
-        block: dict[str, Any] = {"spatial_dims": 3, "kernel_size": 3, "norm_name": norm_name, "res_block": True}
+        block: dict[str, Any] = {
+            "spatial_dims": 3,
+            "kernel_size": 3,
+            "norm_name": norm_name,
+            "res_block": True,
+        }
         self.encoder10 = UnetrBasicBlock(in_channels=bottom, out_channels=bottom, stride=1, **block)
         unused = {2: ("encoder3", "encoder4", "decoder5", "decoder4"), 3: ("encoder4", "decoder5")}
         for name in unused[stages]:
@@ -83,7 +88,9 @@ class ShallowSwinUNETR(SwinUNETR):
     def _check_input_size(self, spatial_shape: Any) -> None:
         step = 2 ** (self.stages + 1)
         if any(int(n) % step for n in spatial_shape):
-            raise ValueError(f"input of {tuple(spatial_shape)} voxels: sizes must be divisible by 2**{self.stages + 1}")
+            raise ValueError(
+                f"input of {tuple(spatial_shape)} voxels: sizes must be divisible by 2**{self.stages + 1}"
+            )
 
 
 def stride(model: BratsModelConfig) -> int:
@@ -123,7 +130,9 @@ def build_network(model: BratsModelConfig, in_channels: int, out_channels: int) 
     if model.stages == _ALL_STAGES:
         return SwinUNETR(use_v2=model.use_v2, **common)
     if model.use_v2:
-        raise UsageError("configuration:model.use_v2: needs all 4 stages; set model.stages=4 or model.use_v2=false")
+        raise UsageError(
+            "configuration:model.use_v2: needs all 4 stages; set model.stages=4 or model.use_v2=false"
+        )
     return ShallowSwinUNETR(model.stages, **common)
 
 

@@ -27,6 +27,7 @@ from medical.brats_seg.inference import (
     logit,
     prepare,
     require_memory,
+    rounded_window,
     stream_logits,
 )
 from shared.bundle import Bundle
@@ -68,6 +69,8 @@ class BratsPredictor(Predictor):
     }
 
     def __init__(self, bundle: Bundle, options: Mapping[str, Any]) -> None:
+        from medical.brats_seg.model import stride
+
         options = dict(options)
         extra = [Bundle.open(Path(path)) for path in options.pop("ensemble", None) or ()]
         self.bundles = [bundle, *extra]
@@ -77,7 +80,7 @@ class BratsPredictor(Predictor):
         _refuse_mixed(self.bundles)
         self.settings: BratsPredictConfig = self.config.predict
         self.sliding = Sliding(
-            _divisible(self.settings.window, self.config),
+            rounded_window(self.settings.window, stride(self.config.model)),
             self.settings.overlap,
             self.settings.blend,
             self.settings.tta,
@@ -266,13 +269,6 @@ def region_facts(masks: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[
             "box": [[s.start, s.stop] for s in bounding_box(mask)] if voxels else None,
         }
     return facts
-
-
-def _divisible(window: tuple[int, int, int], config: BratsConfig) -> tuple[int, int, int]:
-    """`window` rounded up to what the network's strides divide: 2 per stage and one more for patches."""
-    step = 2 ** (config.model.stages + 1) if config.model.name == "swin-unetr" else 8
-    a, b, c = (-(-n // step) * step for n in window)
-    return a, b, c
 
 
 def _refuse_mixed(bundles: Sequence[Bundle]) -> None:
