@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -37,6 +37,9 @@ from shared.errors import DataInvalid, Fault
 from shared.io.hashes import sha256_files
 from shared.pipeline import DataFacts
 from shared.training.loader import Draw, ExactLoader, make_loader
+
+if TYPE_CHECKING:
+    from medical.brats_seg.sample import SampleCase
 
 __all__ = ["BratsData", "Example", "check_patch_set", "is_patch_set", "made_case", "to_network_grid"]
 
@@ -98,14 +101,19 @@ class Example:
 
 def made_case(config: BratsConfig, index: int, maps: Sequence[NDArray[np.uint8]] = ()) -> Case:
     """Head number `index` of the simulator on the network's spacing, with its own lesions or one of `maps`."""
+    made = made_sample(config, index, maps)
+    order = [("flair", "t1ce", "t1", "t2").index(name) for name in config.data.modalities]
+    reference: Any = None
+    return Case(f"made-{index:04d}", made.images[order], made.label, made.affine, reference, LABELS, {}, [])
+
+
+def made_sample(config: BratsConfig, index: int, maps: Sequence[NDArray[np.uint8]] = ()) -> SampleCase:
+    """What the simulator makes for `made_case`, as a scanner would give it."""
     from medical.brats_seg.sample import make_case
 
     spacing = config.data.spacing_mm or (1.0, 1.0, 1.0)
     painted = maps[index % len(maps)] if maps else None
-    made = make_case(config.seed * 100_003 + index, spacing_mm=spacing, label_map=painted)
-    order = [("flair", "t1ce", "t1", "t2").index(name) for name in config.data.modalities]
-    reference: Any = None
-    return Case(f"made-{index:04d}", made.images[order], made.label, made.affine, reference, LABELS, {}, [])
+    return make_case(config.seed * 100_003 + index, spacing_mm=spacing, label_map=painted)
 
 
 def labelled_cases(path: Path, config: BratsConfig) -> list[CaseFiles]:
@@ -122,6 +130,23 @@ def labelled_cases(path: Path, config: BratsConfig) -> list[CaseFiles]:
             faults or [Fault(path, "no labelled case", "a …_seg file per case", "add label maps")]
         )
     return kept
+
+
+def held_out(config: BratsConfig, everything: bool = False) -> tuple[list[CaseFiles], PatchSet | None]:
+    """(cases on disk, patches) that were not trained on; all there are with `everything`, for foreign data.
+
+    Of a patch set, the complete cases beside the patches are never trained on. Raises `DataInvalid`.
+    """
+    path, data = Path(config.data.path or "."), config.data
+    if is_patch_set(path):
+        whole = read_patch_set(path, data.modalities)
+        patches = (
+            whole if everything else split_patches(whole, data.folds, data.fold, data.exclude_patients)[1]
+        )
+        beside = path / CASES
+        return labelled_cases(beside, config) if beside.is_dir() else [], patches
+    cases = labelled_cases(path, config)
+    return cases if everything else split_by_patient(cases, data.folds, data.fold)[1], None
 
 
 # ---------------------------------------------------------------- datasets
@@ -225,13 +250,11 @@ def _read(files: CaseFiles, config: BratsConfig) -> Example:
 
 
 class BratsData(pl.LightningDataModule):
-    """Loaders of one fold; `held_out` are the cases on disk that evaluation scores (none for made heads)."""
+    """Loaders of one fold."""
 
     def __init__(self, config: BratsConfig) -> None:
         super().__init__()
         self.config = config
-        self.held_out: list[CaseFiles] = []
-        self.held_out_patches: PatchSet | None = None
         self._train: Any = None
         self._val: Any = None
         self._facts: DataFacts | None = None
@@ -297,6 +320,17 @@ class BratsData(pl.LightningDataModule):
         data = self.config.data
         whole = read_patch_set(path, data.modalities)
         train, val = split_patches(whole, data.folds, data.fold, data.exclude_patients)
+        if data.orientation != "LPS":
+            raise DataInvalid(
+                [
+                    Fault(
+                        "data.orientation",
+                        data.orientation,
+                        "LPS, the patches' own",
+                        "set it, or take --preset patches",
+                    )
+                ]
+            )
         side = set(train.x.shape[2:])
         if side != set(self.config.train.crop):
             raise DataInvalid(
@@ -313,16 +347,14 @@ class BratsData(pl.LightningDataModule):
         self._train = PatchesAndHeads(train, heads, self.config)
         watched = min(HELD_OUT_HEADS, max(data.synthetic_cases // 4, 1))
         self._val = Whole(val, self._painted(val, watched, data.synthetic_cases), self.config)
-        self.held_out_patches = val
-        cases = path / CASES
-        self.held_out = labelled_cases(cases, self.config) if cases.is_dir() else []
+        scored, _ = held_out(self.config)
         notes = (
             f"real patches: {len(train)} of {len(set(train.patient))} patients to train on, "
             f"{len(val)} of {len(set(val.patient))} held out",
             f"made heads: {len(heads)} with {len(train.maps)} real label maps painted in",
-            f"complete cases, only scored: {', '.join(case.id for case in self.held_out) or 'none'}",
+            f"complete cases, only scored: {', '.join(case.id for case in scored) or 'none'}",
         )
-        fingerprint = sha256_files([*source_files(path), *_files(self.held_out)])
+        fingerprint = sha256_files([*source_files(path), *_files(scored)])
         self._facts = DataFacts(str(path), fingerprint, len(train) + len(heads), notes)
 
     def _painted(self, patches: PatchSet, count: int, first: int) -> list[Example]:
@@ -331,15 +363,15 @@ class BratsData(pl.LightningDataModule):
 
     def _setup_cases(self, path: Path) -> None:
         cases = labelled_cases(path, self.config)
-        train, self.held_out = split_by_patient(cases, self.config.data.folds, self.config.data.fold)
-        if not train or not self.held_out:
+        train, val = split_by_patient(cases, self.config.data.folds, self.config.data.fold)
+        if not train or not val:
             patients = len({case.patient for case in cases})
             raise DataInvalid(
                 [
                     Fault(
                         path,
                         f"fold {self.config.data.fold} of {self.config.data.folds} leaves {len(train)} cases to "
-                        f"train on and {len(self.held_out)} held out ({patients} patients)",
+                        f"train on and {len(val)} held out ({patients} patients)",
                         "at least one of each",
                         "set data.folds and data.fold",
                     )
@@ -350,11 +382,11 @@ class BratsData(pl.LightningDataModule):
             prepared = [_read(files, self.config) for files in train]
         length = self.config.train.crops_per_epoch or len(train)
         self._train = Crops(prepared, self.config, length)
-        self._val = Whole(None, self.held_out, self.config)
+        self._val = Whole(None, val, self.config)
         layouts = ", ".join(sorted({case.layout for case in cases}))
         conventions = ", ".join(sorted({case.convention or "by values" for case in cases}))
         notes = (
-            f"{layouts}: {len(train)} cases to train on, {len(self.held_out)} held out, split by patient",
+            f"{layouts}: {len(train)} cases to train on, {len(val)} held out, split by patient",
             f"label convention: {conventions if self.config.data.labels == 'auto' else self.config.data.labels}",
         )
         self._facts = DataFacts(str(path), sha256_files(_files(cases)), len(cases), notes)

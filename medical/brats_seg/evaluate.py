@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical.brats_seg.config import REGIONS
+from medical.brats_seg.config import REGIONS, BratsConfig
 from medical.brats_seg.metrics import (
     HD95_LESION_MISSED_MM,
     HD95_ONE_EMPTY_MM,
@@ -31,10 +32,59 @@ from shared.pipeline import Evaluation, Item
 if TYPE_CHECKING:
     from torch import nn
 
+    from medical.brats_seg.cases import CaseFiles
     from medical.brats_seg.predict import BratsPredictor
+    from shared.bundle import Bundle
+    from shared.pipeline import Pipeline
 
 RANKED_BY = "dice_mean"
 _RANKS = ("worst", "median", "best")
+
+
+def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path) -> Evaluation:
+    """Scores of `bundle` on what it was not trained on: the held-out fold of its own data, all of foreign data.
+
+    Raises `DataInvalid` when there is nothing to score.
+    """
+    from medical.brats_seg.data import held_out
+    from medical.brats_seg.labels import encode
+
+    predictor: Any = pipeline.predictor(bundle, config.predict.model_dump())
+    with tempfile.TemporaryDirectory() as scratch:
+        if config.data.path is None:
+            cases, patches = _made_cases(config, Path(scratch)), None
+        else:
+            own = bundle.config(BratsConfig).data.path
+            cases, patches = held_out(
+                config, everything=own is None or own.resolve() != config.data.path.resolve()
+            )
+        items = [Item(files.id, files.sources, files) for files in cases]
+        result = evaluate_cases(predictor, items, out) if items else Evaluation({})
+    if patches is not None and len(patches):
+        truth = np.stack([np.asarray(encode(y, "brats2021"), np.bool_) for y in patches.y])
+        images = np.stack([patches.image(i) for i in range(len(patches))])
+        rows = score_patches(predictor.networks[0], images, truth, config.predict.threshold)
+        result.metrics |= summarise_patches(rows)
+        result.table += [{"case": f"patch of {name}", **row} for name, row in zip(patches.patient, rows)]
+        if not items:
+            result.metrics["dice_mean"] = result.metrics["patches/dice_mean"]
+    if not result.metrics:
+        raise DataInvalid(
+            [Fault(str(config.data.path), "nothing held out", "labelled cases", "check data.fold")]
+        )
+    return result
+
+
+def _made_cases(config: BratsConfig, folder: Path) -> list[CaseFiles]:
+    """The held-out heads of the embedded sample as files, so that they go the way a user's files go."""
+    from medical.brats_seg.cases import discover
+    from medical.brats_seg.data import made_sample
+    from medical.brats_seg.sample import write_case
+
+    data = config.data
+    for index in range(data.fold, data.synthetic_cases, data.folds):
+        write_case(folder, f"made-{index:04d}", made_sample(config, index))
+    return discover([folder])
 
 
 # ---------------------------------------------------------------- whole cases
