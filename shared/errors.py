@@ -84,6 +84,9 @@ class DataInvalid(SuiteError):
         more = f" (and {len(errors) - 1} more: `pipelines check` lists all)" if len(errors) > 1 else ""
         super().__init__(f"{errors[0] if errors else 'data set invalid'}{more}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.faults,)
+
 
 class Diverged(SuiteError):
     """Loss or gradient is not finite any more; the last good checkpoint is kept."""
