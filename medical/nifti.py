@@ -7,8 +7,10 @@ Every refusal is an `ItemError` naming the file and the header field.
 from __future__ import annotations
 
 import gzip
+import math
 import stat
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ MAX_BYTES = 8 * 2**30
 """Largest decoded volume accepted by default."""
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
-_BLOCK = 1 << 20
+_BLOCK, _HEADER_BLOCK = 1 << 20, 1 << 12
+_TRAILING = 16 << 20
+"""Bytes tolerated after the last voxel."""
 _RGB = (128, 2304)
 
 
@@ -37,6 +41,8 @@ class Volume:
     header: Any
     """The nibabel header, kept so that an output repeats its codes and units."""
     warnings: tuple[str, ...] = field(default=())
+    origin: str = ""
+    """What it was read from, where `path` does not say it (a DICOM series)."""
 
     @property
     def zooms(self) -> tuple[float, float, float]:
@@ -58,18 +64,22 @@ def stem(path: Path) -> str:
 
 
 def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Any:
-    """The checked header of a NIfTI file; reads 348 bytes or so. Raises `ItemError`."""
+    """The checked header of a NIfTI file, values as stored; reads a few kB at most. Raises `ItemError`."""
     import nibabel as nib
 
-    raw = _head(path)
-    kind: type[Any] = nib.Nifti1Header
-    if int.from_bytes(raw[:4], "little") == 540 or int.from_bytes(raw[:4], "big") == 540:
-        kind = nib.Nifti2Header
-    elif 348 not in (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")):
-        raise ItemError(
-            path, "not a NIfTI file", "a NIfTI header", "convert it (dcm2niix, nibabel)", "sizeof_hdr"
-        )
-    size = 540 if kind is nib.Nifti2Header else 348
+    raw = b""
+    for block in _blocks(path, _HEADER_BLOCK):
+        raw += block
+        if len(raw) >= 540:
+            break
+    if not raw:
+        raise ItemError(path, "empty file", "a NIfTI file", "copy it again")
+    sizes = (int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big"))
+    if 540 not in sizes and 348 not in sizes:
+        found = f"not a NIfTI file, begins {raw[:4]!r}"
+        raise ItemError(path, found, "a NIfTI header", "convert it (dcm2niix, nibabel)", "sizeof_hdr")
+    kind: type[Any] = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
+    size = 540 if 540 in sizes else 348
     if len(raw) < size:
         raise ItemError(path, f"truncated: {len(raw)} bytes", "a whole NIfTI file", "copy it again")
     header = kind(raw[:size], check=False)
@@ -77,33 +87,59 @@ def read_header(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     return header
 
 
-def _head(path: Path) -> bytes:
-    """The first 540 bytes, decompressed. Special files are refused before they can block."""
+def irregular(path: Path) -> str | None:
+    """Why `path` cannot be opened as a file (absent, a folder, a pipe that would block, a link to itself), or None."""
     try:
         mode = path.stat().st_mode
-    except OSError as err:
-        raise ItemError(path, err.strerror or "unreadable", "a NIfTI file", "check the path") from None
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        raise ItemError(path, what, "a NIfTI file", "give the file itself")
+    except (OSError, ValueError) as err:
+        return str(getattr(err, "strerror", None) or err)
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def _blocks(path: Path, size: int = _BLOCK) -> Iterator[bytes]:
+    """The file's bytes, decompressed if it is a gzip stream, whose checksums are verified. Raises `ItemError`."""
+    odd = irregular(path)
+    if odd:
+        raise ItemError(path, odd, "a NIfTI file", "give the file itself")
     try:
         with open(path, "rb") as file:
-            start = file.read(540)
-        if not start:
-            raise ItemError(path, "empty file", "a NIfTI file", "copy it again")
-        if not start.startswith(_GZIP_MAGIC):
-            return start
-        with gzip.open(path) as stream:
-            return stream.read(540)
-    except EOFError:
-        raise ItemError(path, "truncated gzip stream", "a whole file", "copy it again") from None
-    except (gzip.BadGzipFile, zlib.error) as err:
-        raise ItemError(path, f"damaged gzip stream ({err})", "a whole file", "copy it again") from None
+            packed = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            blocks = iter(lambda: file.read(size), b"")
+            yield from _inflate(path, blocks, size) if packed else blocks
     except OSError as err:
         raise ItemError(path, err.strerror or str(err), "a readable file", "check its permissions") from None
 
 
+def _inflate(path: Path, blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Members of a gzip stream, one after the other, in pieces of a bounded size."""
+    member: Any = None
+    for data in blocks:
+        while data:
+            if member is None:
+                data = data.lstrip(b"\0")  # padding between and after members is allowed
+                if not data:
+                    break
+                member = zlib.decompressobj(31)  # 31: gzip framing, length and CRC checked by zlib
+            try:
+                yield member.decompress(data, 16 * size)
+            except zlib.error as err:
+                reason = str(err).rpartition(": ")[2]
+                found = f"damaged gzip stream ({reason})"
+                raise ItemError(path, found, "an undamaged file", "copy it again") from None
+            data = member.unused_data if member.eof else member.unconsumed_tail
+            member = None if member.eof else member
+    if member is not None:
+        raise ItemError(path, "truncated gzip stream", "a whole file", "copy it again")
+
+
 def _check_header(path: Path, header: Any, max_bytes: int) -> None:
+    magic = bytes(header["magic"])[:3]
+    if magic not in (b"n+1", b"n+2"):
+        found = "header of a .hdr/.img pair or Analyze file" if magic[:2] in (b"ni", b"") else repr(magic)
+        raise ItemError(path, found, "magic n+1 or n+2", "convert it to one .nii file", "magic")
     dims = [int(n) for n in header["dim"]]
     if not 1 <= dims[0] <= 7:
         raise ItemError(path, f"{dims[0]} dimensions", "3 or 4", "repair the header", "dim[0]")
@@ -111,6 +147,25 @@ def _check_header(path: Path, header: Any, max_bytes: int) -> None:
     for axis, length in enumerate(shape, 1):
         if length <= 0:
             raise ItemError(path, str(length), "a positive length", "repair the header", f"dim[{axis}]")
+    _check_datatype(path, header)
+    offset = float(header["vox_offset"])
+    if not np.isfinite(offset) or offset < header.single_vox_offset:
+        wanted = f"{header.single_vox_offset} or more"
+        raise ItemError(path, f"{offset:g}", wanted, "repair the header", "vox_offset")
+    if offset > max_bytes:
+        raise ItemError(path, f"{offset:g}", f"at most {max_bytes:,}", "repair the header", "vox_offset")
+    needed = _voxels(header) * max(header.get_data_dtype().itemsize, 4)
+    if needed > max_bytes:
+        raise ItemError(
+            path,
+            f"{'×'.join(map(str, shape))} voxels, {needed / 2**30:.1f} GiB decoded",
+            f"at most {max_bytes / 2**30:.1f} GiB",
+            "raise predict.max_bytes, or crop the volume",
+            "dim",
+        )
+
+
+def _check_datatype(path: Path, header: Any) -> None:
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
@@ -118,22 +173,13 @@ def _check_header(path: Path, header: Any, max_bytes: int) -> None:
         raise ItemError(
             path, f"unknown code {code}", "a NIfTI data type", "save it again", "datatype"
         ) from None
-    if code in _RGB or dtype.kind not in "iuf":
-        raise ItemError(
-            path, f"colour or complex data ({dtype})", "one number a voxel", "export intensities", "datatype"
-        )
-    needed = int(np.prod(shape, dtype=object)) * max(dtype.itemsize, 4)
-    if needed > max_bytes:
-        raise ItemError(
-            path,
-            f"{'×'.join(map(str, shape))} voxels, {needed / 2**30:.1f} GiB decoded",
-            f"at most {max_bytes / 2**30:.1f} GiB",
-            "raise -s max_bytes=…, or crop the volume",
-            "dim",
-        )
-    offset = float(header["vox_offset"])
-    if not np.isfinite(offset) or offset < 0:
-        raise ItemError(path, str(offset), "a finite offset", "repair the header", "vox_offset")
+    if code in _RGB or dtype.kind not in "iuf" or dtype.itemsize > 8:
+        found = f"colour, complex or extended data ({dtype})"
+        raise ItemError(path, found, "one number a voxel", "export intensities", "datatype")
+
+
+def _voxels(header: Any) -> int:
+    return math.prod(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])])
 
 
 def read_volume(path: Path, *, dims: int = 3, labels: bool = False, max_bytes: int = MAX_BYTES) -> Volume:
@@ -141,67 +187,63 @@ def read_volume(path: Path, *, dims: int = 3, labels: bool = False, max_bytes: i
 
     Trailing axes of length 1 are dropped. Raises `ItemError`.
     """
-    header = read_header(path, max_bytes)
-    shape = [int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
+    stored = read_header(path, max_bytes)
+    shape = [int(n) for n in stored["dim"][1 : 1 + int(stored["dim"][0])]]
     while len(shape) > dims and shape[-1] == 1:
         shape.pop()
     if len(shape) != dims:
         found = f"{len(shape)}-D ({', '.join(map(str, shape))})"
         raise ItemError(path, found, f"{dims}-D", "split or merge the file", "dim")
-    image, content = _decode(path)
-    warnings = _scaling_warnings(image.header, content)
-    affine, more = _affine(path, image)
-    data = np.asarray(image.dataobj)
-    data = data.reshape(shape) if labels else np.asarray(data, np.float32).reshape(shape)
-    return Volume(path, data, affine, image.header.copy(), (*warnings, *more))
-
-
-def _decode(path: Path) -> tuple[Any, bytes]:
-    """The image over fully read, checksum-verified bytes, and its header's bytes as stored."""
-    import nibabel as nib
-
     try:
-        packed = path.read_bytes()
-        content = _gunzip(path, packed) if packed.startswith(_GZIP_MAGIC) else packed
-        kind: Any = nib.Nifti2Image if content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
-        image = kind.from_bytes(content)
-        expected = int(image.header["vox_offset"]) + int(
-            np.prod(image.shape, dtype=object) * image.header.get_data_dtype().itemsize
-        )
-    except ItemError:
-        raise
+        image = _decode(path, stored)
+        data = np.asarray(image.dataobj)
+        data = data.reshape(shape) if labels else np.asarray(data, np.float32).reshape(shape)
     except MemoryError:
         raise ItemError(path, "not enough memory to decode it", "more memory", "crop the volume") from None
-    except OSError as err:
-        raise ItemError(path, err.strerror or str(err), "a readable file", "check its permissions") from None
-    except Exception as err:  # noqa: BLE001 - whatever a hostile header makes the reader raise is the file's fault
-        text = " ".join(str(err).split())[:120]
-        raise ItemError(
-            path, f"unreadable ({text or type(err).__name__})", "NIfTI", "save it again"
-        ) from None
-    if len(content) < expected:
-        raise ItemError(path, f"truncated: {len(content):,} bytes", f"{expected:,} bytes", "copy it again")
-    return image, content[:348]
+    affine, warnings = _affine(path, image)
+    return Volume(path, data, affine, image.header.copy(), (*_scaling_warnings(stored), *warnings))
 
 
-def _gunzip(path: Path, packed: bytes) -> bytes:
+def _decode(path: Path, stored: Any) -> Any:
+    """The nibabel image over fully read, checksum-verified bytes."""
+    import nibabel as nib
+
+    content = _content(path, int(stored["vox_offset"]) + _voxels(stored) * stored.get_data_dtype().itemsize)
+    kind: Any = nib.Nifti2Image if isinstance(stored, nib.Nifti2Header) else nib.Nifti1Image
     try:
-        return gzip.decompress(packed)
-    except EOFError:
-        raise ItemError(path, "truncated gzip stream", "a whole file", "copy it again") from None
-    except (gzip.BadGzipFile, zlib.error) as err:
-        raise ItemError(path, f"damaged gzip stream ({err})", "a whole file", "copy it again") from None
+        with (
+            nib.imageglobals.LoggingOutputSuppressor()
+        ):  # it prints repairs of fields that do not matter here
+            return kind.from_bytes(content)
+    except MemoryError:
+        raise
+    except Exception as err:  # noqa: BLE001 - whatever a hostile header makes the reader raise is the file's fault
+        text = " ".join(str(err).split())[:100] or type(err).__name__
+        raise ItemError(path, f"unreadable ({text})", "a valid NIfTI header", "save it again") from None
 
 
-def _scaling_warnings(header: Any, raw: bytes) -> list[str]:
-    # nibabel clears the slope on loading; the stored one is at byte 112 in either byte order.
-    order = "<" if int.from_bytes(raw[:4], "little") in (348, 540) else ">"
-    if int.from_bytes(raw[:4], "little" if order == "<" else "big") != 348:
-        return []
-    slope, inter = np.frombuffer(raw[112:120], f"{order}f4")
+def _content(path: Path, wanted: int) -> bytes:
+    """The first `wanted` bytes; the rest is read for its checksum only, and refused when it does not end."""
+    kept: list[bytes] = []
+    total = 0
+    for block in _blocks(path):
+        if total < wanted:
+            kept.append(block if total + len(block) <= wanted else block[: wanted - total])
+        total += len(block)
+        if total > wanted + _TRAILING:
+            found = f"over {_TRAILING >> 20} MiB beyond its voxels"
+            raise ItemError(path, found, f"{wanted:,} bytes by its header", "save it again", "dim")
+    if total < wanted:
+        raise ItemError(path, f"truncated: {total:,} bytes", f"{wanted:,} bytes", "copy it again")
+    return b"".join(kept)
+
+
+def _scaling_warnings(stored: Any) -> list[str]:
+    # nibabel clears such a slope on loading, silently; the stored header still has it.
+    slope, inter = float(stored["scl_slope"]), float(stored["scl_inter"])
     if np.isfinite(slope) and np.isfinite(inter):
         return []
-    return [f"scl_slope {slope}, scl_inter {inter}: not finite; values used unscaled"]
+    return [f"scl_slope {slope:g}, scl_inter {inter:g}: not finite; values used unscaled"]
 
 
 def _affine(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:

@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 AFFINE_TOLERANCE_MM = 1e-3
+_LABEL_ROUNDING = 5e-4
+"""Deviation from a whole number that scaling factors explain; more means an interpolated label map."""
 MIN_BACKGROUND = 0.2
 """Skull-stripped heads are mostly zeros; fewer than this and the skull is probably still there."""
 
@@ -72,7 +74,8 @@ def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False
     if with_label:
         label = _read_label(files, reference, config)
         convention = settle_convention(files, config, label)
-    return Case(files.id, images, label, reference.affine, reference, convention, files.matched, warnings)
+    matched = files.matched | {name: volume.origin for name, volume in volumes.items() if volume.origin}
+    return Case(files.id, images, label, reference.affine, reference, convention, matched, warnings)
 
 
 def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict[str, Volume]:
@@ -80,7 +83,8 @@ def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict
     if files.layout == "dicom":
         from medical.dicom import read_study
 
-        volumes = read_study(next(iter(files.images.values())), config.data.modalities, limit)
+        fill = config.predict.allow_missing
+        volumes = read_study(files.sources, config.data.modalities, limit, allow_missing=fill)
     elif files.channels is not None:
         path = next(iter(files.images.values()))
         volumes = _channels(read_volume(path, dims=4, max_bytes=limit), files.channels)
@@ -164,7 +168,7 @@ def _judge_together(
 ) -> None:
     seen: dict[str, str] = {}
     for index, name in enumerate(names):
-        digest = hashlib.sha256(np.ascontiguousarray(images[index])).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(images[index]).data).hexdigest()
         if digest in seen:
             warnings.append(
                 f"{name} and {seen[digest]} are identical; one of them is probably the wrong file"
@@ -185,20 +189,21 @@ def _read_label(files: CaseFiles, reference: Volume, config: BratsConfig) -> NDA
     if not np.isfinite(data).all():
         raise ItemError(files.label, "NaN or infinite labels", "whole numbers", "export the label map again")
     rounded = np.rint(data)
-    off = np.abs(data - rounded) > 1e-3
+    off = np.abs(data - rounded) > _LABEL_ROUNDING
     if off.any():
-        value = float(data[off].flat[0])
-        raise ItemError(
-            files.label,
-            f"{int(off.sum()):,} labels such as {value:g}",
-            "whole numbers",
-            "resample with nearest",
-        )
-    if rounded.min() < 0 or rounded.max() > 255:
-        raise ItemError(
-            files.label, f"labels from {rounded.min():g} to {rounded.max():g}", "0 to 4", "check the file"
-        )
+        found = f"labels {_tally(data[off])}"
+        raise ItemError(files.label, found, "whole numbers", "resample labels with nearest neighbour")
+    odd = (rounded < 0) | (rounded > 255)
+    if odd.any():
+        raise ItemError(files.label, f"labels {_tally(rounded[odd])}", "0 to 4", "check the file")
     return rounded.astype(np.uint8)
+
+
+def _tally(values: NDArray[Any]) -> str:
+    """Distinct values and how often each occurs; the first three."""
+    distinct, counts = np.unique(values, return_counts=True)
+    listed = [f"{value:g} ({count:,} voxels)" for value, count in zip(distinct[:3], counts)]
+    return ", ".join(listed) + (f" and {len(distinct) - 3:,} more values" if len(distinct) > 3 else "")
 
 
 def settle_convention(files: CaseFiles, config: BratsConfig, label: NDArray[np.uint8] | None) -> str | None:
@@ -237,7 +242,7 @@ def settle_convention(files: CaseFiles, config: BratsConfig, label: NDArray[np.u
             where,
             f"labels {listed} are not in {named}",
             f"values {sorted(CONVENTIONS[named].values)}",
-            f"set data.labels={fits[0]}" if fits else "correct the label map",
+            f"set data.labels={' or '.join(fits)}" if fits else "correct the label map",
         )
     return named
 
@@ -251,9 +256,12 @@ def split_by_patient(
     """(training, held-out) cases of one fold; a patient is on one side only.
 
     Folds given by a datalist are used; otherwise a patient's fold is its rank in the order of a hash of its name, so
-    that it depends neither on the seed nor on the folder.
+    that it depends neither on the seed nor on the folder. Raises `DataInvalid` if a datalist splits a patient.
     """
     cases = list(cases)
+    faults = _fold_faults(cases)
+    if faults:
+        raise DataInvalid(faults)
     patients = sorted({case.patient for case in cases}, key=patient_rank)
     by_patient = {patient: index % folds for index, patient in enumerate(patients)}
     for case in cases:
@@ -263,6 +271,18 @@ def split_by_patient(
     return [case for case in cases if by_patient[case.patient] != fold], held_out
 
 
+def _fold_faults(cases: Iterable[CaseFiles]) -> list[Fault]:
+    """Patients that a datalist puts into two folds: the model would be scored on what it has seen."""
+    first: dict[str, CaseFiles] = {}
+    faults = []
+    for case in cases:
+        twin = first.setdefault(case.patient, case)
+        if twin.fold != case.fold:
+            found = f"patient {case.patient} is in fold {case.fold} here and {twin.fold} at {twin.sources[0]}"
+            faults.append(Fault(case.sources[0], found, "one fold a patient", "correct the datalist", "fold"))
+    return faults
+
+
 def patient_rank(patient: str) -> str:
     """Sort key that is as good as random but never changes."""
     return hashlib.sha256(patient.encode()).hexdigest()
@@ -270,12 +290,10 @@ def patient_rank(patient: str) -> str:
 
 def check_dataset(config: BratsConfig, tick: Callable[[int, int], None] | None = None) -> list[Fault]:
     """Every fault of the labelled data set at ``config.data.path``, headers first, then content."""
-    from medical.brats_seg.data import is_patch_set
+    from medical.brats_seg.patches import check_patch_set, is_patch_set
 
     path = Path(config.data.path or ".")
     if is_patch_set(path):
-        from medical.brats_seg.data import check_patch_set
-
         return check_patch_set(path)
     try:
         cases = discover([path], config.data.layout)
@@ -283,13 +301,13 @@ def check_dataset(config: BratsConfig, tick: Callable[[int, int], None] | None =
         return err.faults
     faults = [case.fault for case in cases if case.fault is not None]
     whole = [case for case in cases if case.fault is None]
-    faults += _odd_set(whole)
-    labelled = [case for case in whole if case.label is not None]
+    faults += _odd_set(whole, config)
     readable = []
-    for case in labelled:
-        fault = _header_fault(case, config)
-        faults += [fault] if fault else []
-        readable += [] if fault else [case]
+    for case in whole:
+        if case.label is not None:
+            odd = header_faults(case, config)
+            faults += odd
+            readable += [] if odd else [case]
     for number, case in enumerate(readable, 1):
         try:
             read = read_case(case, config, with_label=True)
@@ -301,15 +319,22 @@ def check_dataset(config: BratsConfig, tick: Callable[[int, int], None] | None =
     return faults
 
 
-def _odd_set(cases: Sequence[CaseFiles]) -> list[Fault]:
+def _odd_set(cases: Sequence[CaseFiles], config: BratsConfig) -> list[Fault]:
     labelled = [case for case in cases if case.label is not None]
-    faults = []
+    faults = _fold_faults(labelled)
     if not labelled:
         faults.append(
             Fault("data set", "no labelled case", "a …_seg file per case", "add label maps, or use predict")
         )
     elif len({case.patient for case in labelled}) < 2:
         faults.append(Fault("data set", "1 labelled patient", "at least 2, to hold one out", "add cases"))
+    elif not faults and not split_by_patient(labelled, config.data.folds, config.data.fold)[1]:
+        folds = (
+            sorted({case.fold for case in labelled if case.fold is not None})
+            or f"0 to {config.data.folds - 1}"
+        )
+        found = f"no labelled case in fold {config.data.fold}"
+        faults.append(Fault("data set", found, f"one of {folds}", "set data.fold, or add cases", "data.fold"))
     without = len(cases) - len(labelled)
     if labelled and without:
         faults.append(Fault("data set", f"{without} cases without label are left out", severity="warning"))
@@ -320,11 +345,23 @@ def _odd_set(cases: Sequence[CaseFiles]) -> list[Fault]:
     return faults
 
 
-def _header_fault(case: CaseFiles, config: BratsConfig) -> Fault | None:
-    try:
-        for path in (*case.sources, *([case.label] if case.label else [])):
-            if path.is_file():
-                read_header(path, config.predict.max_bytes)
-    except ItemError as err:
-        return err.fault
-    return None
+def header_faults(case: CaseFiles, config: BratsConfig) -> list[Fault]:
+    """What the headers of a case's files already give away, every file of it."""
+    faults, lengths = [], {}
+    for path in (*case.sources, *([case.label] if case.label else [])):
+        if path.is_dir():
+            continue
+        try:
+            header = read_header(path, config.predict.max_bytes)
+            lengths[path] = sorted(
+                int(n) for n in header["dim"][1:4]
+            )  # axes may be permuted, which is mended
+        except ItemError as err:
+            faults.append(err.fault)
+    reference = next(iter(lengths), None)
+    for path, found in lengths.items():
+        if reference is not None and found != lengths[reference]:
+            wanted = f"{'×'.join(map(str, lengths[reference]))} like {reference.name}"
+            text = f"{'×'.join(map(str, found))} voxels (sorted)"
+            faults.append(Fault(path, text, wanted, "register and resample to one grid", "dim"))
+    return faults

@@ -1,21 +1,18 @@
 """Which files make up which case: BraTS folders of every year, MSD Task01, datalists, 4-D files, DICOM studies.
 
-Nothing is read here but names, small JSON/CSV files and headers. What was concluded is in `CaseFiles.matched` and
+Nothing is read here but names and small JSON/CSV files. What was concluded is in `CaseFiles.matched` and
 `CaseFiles.convention`, to be shown; a case that cannot be assembled carries its `fault`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medical.nifti import is_nifti, stem
+from medical.nifti import irregular, is_nifti, stem
 from shared.errors import DataInvalid, Fault
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
@@ -26,7 +23,7 @@ SYNONYMS = {
     "t2": "t2", "t2w": "t2",
     "seg": "label", "label": "label", "segm": "label",
 }  # fmt: skip
-_PART = re.compile(r"^(?P<id>.*?)[_\-. ](?P<part>[A-Za-z0-9]+)$")
+_PART = re.compile(r"(?P<id>.*)[_\-. ](?P<part>[A-Za-z0-9]+)", re.DOTALL)
 _NEW_SUFFIXES = {"t2f", "t1n", "t1c", "t2w"}
 _OWN = re.compile(r"(_prob_(tc|wt|et)|_qc)$")
 """Files that our own prediction writes."""
@@ -46,9 +43,13 @@ class CaseFiles:
     channels: Mapping[str, int] | None = None
     fold: int | None = None
     fault: Fault | None = None
+    folders: tuple[Path, ...] = ()
+    """The folders that hold a DICOM study; its series are told apart when it is read."""
 
     @property
     def sources(self) -> tuple[Path, ...]:
+        if self.folders:
+            return self.folders
         return tuple(dict.fromkeys(self.images[name] for name in sorted(self.images)))
 
     @property
@@ -56,6 +57,8 @@ class CaseFiles:
         """Modality → file (and channel), as sentences show it."""
         if self.channels is not None:
             return {m: f"{self.images[m].name}[{i}]" for m, i in self.channels.items()}
+        if self.folders:
+            return dict.fromkeys(self.images, "DICOM")  # folder names may name a patient
         return {m: path.name for m, path in self.images.items()}
 
 
@@ -63,6 +66,12 @@ def patient_of(case_id: str) -> str:
     """Patient of a case: 2023+ names end in a time point (BraTS-GLI-00008-001 → BraTS-GLI-00008)."""
     match = re.match(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$", case_id, re.I)
     return match.group(1) if match else case_id
+
+
+def id_of(path: Path) -> str:
+    """Case id in a file's name: what stands before the modality (BraTS2021_00001_t1ce → BraTS2021_00001)."""
+    match = _PART.fullmatch(stem(path))
+    return match.group("id") if match else stem(path)
 
 
 def discover(paths: Sequence[Path], layout: str = "auto") -> list[CaseFiles]:
@@ -73,6 +82,7 @@ def discover(paths: Sequence[Path], layout: str = "auto") -> list[CaseFiles]:
         cases, files = _under(Path(path), layout)
         found += cases
         seen += files
+    found = [_regular(case) for case in found]
     if not found:
         where = ", ".join(str(path) for path in paths)
         raise DataInvalid(
@@ -89,30 +99,50 @@ def discover(paths: Sequence[Path], layout: str = "auto") -> list[CaseFiles]:
     return _refuse_doubles(sorted(found, key=lambda case: case.id))
 
 
+def _regular(case: CaseFiles) -> CaseFiles:
+    """A pipe, a folder or a dangling link under an image's name is the case's fault, before anyone opens it."""
+    if case.fault is not None or case.layout == "dicom":
+        return case
+    for path in (*case.sources, *([case.label] if case.label else ())):
+        odd = irregular(path)
+        if odd:
+            return replace(case, fault=Fault(path, odd, "a NIfTI file", "give the file itself"))
+    return case
+
+
 def _refuse_doubles(cases: list[CaseFiles]) -> list[CaseFiles]:
+    """Later cases of one id get a fault (their results would overwrite the first's); the same files twice, nothing."""
     first: dict[str, CaseFiles] = {}
-    out = []
+    out: list[CaseFiles] = []
     for case in cases:
         twin = first.setdefault(case.id, case)
-        if twin is not case and case.fault is None:
-            where = next(iter(case.images.values()))
-            fault = Fault(where, f"a second case {case.id}", "one folder a case", "rename one of them")
-            case = replace(case, id=f"{case.id}~{len(out)}", fault=fault)
+        if twin is not case:
+            if [p.absolute() for p in twin.sources] == [p.absolute() for p in case.sources] != []:
+                continue
+            where = next(iter(case.images.values()), Path(case.id))
+            other = next(iter(twin.images.values()), Path(twin.id))
+            fault = Fault(where, f"a second case {case.id}", f"one, as in {other}", "rename one of them")
+            case = replace(case, id=f"{case.id}~{len(out)}", fault=case.fault or fault)
         out.append(case)
     return out
 
 
 def _under(path: Path, layout: str) -> tuple[list[CaseFiles], int]:
-    if path.is_dir():
+    odd = irregular(path)
+    if odd and odd != "a folder":
+        raise DataInvalid([Fault(path, odd, "a folder or file", "check the path")])
+    if odd:
+        from medical.brats_seg.datalist import msd_cases
+
         if layout in ("auto", "msd") and (path / "dataset.json").is_file():
-            return _msd(path), 1
+            return msd_cases(path), 1
         return _folders(path, layout)
     if path.suffix.lower() in (".csv", ".json") and layout in ("auto", "datalist"):
-        return _datalist(path), 1
+        from medical.brats_seg.datalist import list_cases
+
+        return list_cases(path), 1
     if is_nifti(path):
-        return [_four_d(path)], 1
-    if not path.exists():
-        raise DataInvalid([Fault(path, "not found", "a folder or file", "check the path")])
+        return [four_d_case(path)], 1
     return [], 1
 
 
@@ -122,26 +152,45 @@ def _under(path: Path, layout: str) -> tuple[list[CaseFiles], int]:
 def _folders(root: Path, layout: str) -> tuple[list[CaseFiles], int]:
     """Case folders at most three levels down; files of one folder belong together."""
     cases: list[CaseFiles] = []
+    rest: dict[Path, list[Path]] = {}
     files = 0
-    for folder in _walk(root, _DEPTH):
-        inside = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file())
+    for folder, inside in _walk(root, _DEPTH, set()):
+        if isinstance(inside, Fault):
+            cases.append(CaseFiles(_name(folder), _name(folder), {}, fault=inside))
+            continue
         files += len(inside)
         volumes = [p for p in inside if is_nifti(p) and not _OWN.search(stem(p))]
-        if volumes:
-            cases += _brats(folder, volumes)
-        elif layout in ("auto",) and inside:
-            cases += _dicom(folder, inside)
-    return cases, files
+        found = _brats(folder, volumes) if volumes else []
+        cases += found
+        if not found and layout == "auto":
+            rest[folder] = [p for p in inside if p.is_file()]
+    return cases + _dicom(rest), files
 
 
-def _walk(root: Path, depth: int) -> Iterable[Path]:
-    yield root
-    if depth == 0:
+def _walk(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list[Path] | Fault]]:
+    """Every folder once, with its visible entries; or the fault of one that cannot be listed.
+
+    Links are followed; a folder reached a second time (a cycle, or a second link) is left out.
+    """
+    try:
+        info = folder.stat()
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as err:
+        yield folder, Fault(folder, err.strerror or str(err), "a readable folder", "check its permissions")
         return
-    for child in sorted(root.iterdir()):
-        # A link is followed once from where it lies; `depth` bounds any cycle.
-        if not child.name.startswith(".") and child.is_dir():
-            yield from _walk(child, depth - 1)
+    if (info.st_dev, info.st_ino) in seen:
+        return
+    seen.add((info.st_dev, info.st_ino))
+    folders = {p for p in entries if not is_nifti(p) and irregular(p) == "a folder"}
+    # A folder called x_t1.nii.gz counts as a file, so that its case says what is wrong.
+    yield folder, [p for p in entries if p not in folders]
+    if depth:
+        for child in sorted(folders):
+            yield from _walk(child, depth - 1, seen)
+
+
+def _name(folder: Path) -> str:
+    return folder.name or folder.resolve().name
 
 
 def _brats(folder: Path, volumes: Sequence[Path]) -> list[CaseFiles]:
@@ -149,31 +198,44 @@ def _brats(folder: Path, volumes: Sequence[Path]) -> list[CaseFiles]:
     fresh: set[str] = set()
     loose: list[Path] = []
     for path in volumes:
-        match = _PART.match(stem(path))
+        match = _PART.fullmatch(stem(path))
         part = SYNONYMS.get(match.group("part").lower()) if match else SYNONYMS.get(stem(path).lower())
         if part is None:
             loose.append(path)
             continue
-        case_id = match.group("id") if match else folder.name
+        case_id = match.group("id") if match else _name(folder)
         if path.name.lower().startswith("w39_1998.09.19_segm"):  # the mask of BraTS20_Training_355
-            case_id = folder.name
+            case_id = _name(folder)
         if match and match.group("part").lower() in _NEW_SUFFIXES:
             fresh.add(case_id)
         groups.setdefault(case_id, {})[part] = path
     cases = []
     for case_id, parts in groups.items():
         label = parts.pop("label", None)
+        if label is not None and _predicted(label, case_id):
+            label = None
         if not parts:
             continue  # a lone mask: a finished prediction, or labels kept apart
-        convention = _by_name(case_id, case_id in fresh)
+        convention = convention_of(case_id, case_id in fresh)
         case = CaseFiles(case_id, patient_of(case_id), parts, label, "brats", convention)
-        cases.append(_complete(case, folder))
+        cases.append(complete(case, folder))
     if not cases and loose:
-        cases = [_four_d(path) for path in loose]
+        cases = [four_d_case(path) for path in loose]
     return cases
 
 
-def _by_name(case_id: str, fresh: bool) -> str | None:
+def _predicted(label: Path, case_id: str) -> bool:
+    """Whether a mask is our own prediction: its JSON lies beside it. It must never pass for the truth."""
+    from medical.brats_seg.datalist import read_json
+
+    try:
+        facts = read_json(label.with_name(f"{case_id}.json"))
+    except DataInvalid:
+        return False
+    return isinstance(facts, dict) and {"convention", "regions", "voxels_changed"} <= facts.keys()
+
+
+def convention_of(case_id: str, fresh: bool = False) -> str | None:
     """Convention that the naming alone implies; 2023+ names leave 2023 and 2024 open until values are seen."""
     if fresh or re.match(r"^BraTS-[A-Za-z]+-\d", case_id):
         return "brats2023"
@@ -182,7 +244,8 @@ def _by_name(case_id: str, fresh: bool) -> str | None:
     return None
 
 
-def _complete(case: CaseFiles, folder: Path) -> CaseFiles:
+def complete(case: CaseFiles, folder: Path) -> CaseFiles:
+    """The case, with a fault if it lacks a modality."""
     missing = [name for name in MODALITIES if name not in case.images]
     if not missing:
         return case
@@ -200,7 +263,7 @@ def _complete(case: CaseFiles, folder: Path) -> CaseFiles:
 # ---------------------------------------------------------------- 4-D files
 
 
-def _four_d(path: Path, order: Sequence[str] = ("flair", "t1", "t1ce", "t2"), **kwargs: Any) -> CaseFiles:
+def four_d_case(path: Path, order: Sequence[str] = ("flair", "t1", "t1ce", "t2"), **kwargs: Any) -> CaseFiles:
     """One file of four channels; without a dataset.json the order of MSD Task01 is taken, and said."""
     name = stem(path).removesuffix("_0000")
     return CaseFiles(
@@ -214,126 +277,25 @@ def _four_d(path: Path, order: Sequence[str] = ("flair", "t1", "t1ce", "t2"), **
     )
 
 
-def _msd(root: Path) -> list[CaseFiles]:
-    """Medical Segmentation Decathlon: modality order and label names come from dataset.json."""
-    path = root / "dataset.json"
-    info = _json(path)
-    modality = info.get("modality") or info.get("channel_names") or {}
-    order = [
-        SYNONYMS.get(re.sub(r"[^a-z0-9]", "", str(modality[k]).lower()), "")
-        for k in sorted(modality, key=int)
-    ]
-    if sorted(order) != sorted(MODALITIES):
-        found = ", ".join(str(v) for v in modality.values()) or "none"
-        raise DataInvalid([Fault(path, found, "FLAIR, T1w, t1gd and T2w", "correct the list", "modality")])
-    convention = _msd_convention(info.get("labels"))
-    cases = []
-    for folder, labels in (("imagesTr", "labelsTr"), ("imagesTs", "")):
-        for image in sorted((root / folder).glob("*.nii*")):
-            if image.name.startswith("."):
-                continue
-            label = root / labels / image.name if labels else None
-            present = label if label is not None and label.is_file() else None
-            cases.append(_four_d(image, order, label=present, layout="msd", convention=convention))
-    return cases
-
-
-def _msd_convention(labels: Any) -> str | None:
-    """Task01 says 1 oedema, 2 non-enhancing, 3 enhancing; a re-export may have swapped them, so read the names."""
-    names = {str(k): str(v).lower() for k, v in labels.items()} if isinstance(labels, dict) else {}
-    if "edema" in names.get("1", "") or "oedema" in names.get("1", ""):
-        return "msd"
-    if "edema" in names.get("2", "") or "oedema" in names.get("2", ""):
-        return "brats2023"
-    return None
-
-
-# ---------------------------------------------------------------- datalists
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise DataInvalid([Fault(path, f"not JSON ({err})", "a JSON file", "mend it")]) from None
-
-
-def _datalist(path: Path) -> list[CaseFiles]:
-    """CSV with columns id, flair, t1ce, t1, t2[, label, patient, fold], or MONAI-style JSON with `modalities`."""
-    if path.suffix.lower() == ".csv":
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(io.StringIO(text))]
-    else:
-        rows = _json_rows(path)
-    cases = []
-    for number, row in enumerate(rows, 2 if path.suffix.lower() == ".csv" else 1):
-        cases.append(_row(path, number, {str(k).strip().lower(): v for k, v in row.items() if k is not None}))
-    return cases
-
-
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    content = _json(path)
-    if isinstance(content, list):
-        return content
-    order = content.get("modalities")
-    rows = []
-    for key in ("training", "validation", "testing", "test"):
-        for row in content.get(key, ()):
-            row = {"image": row} if isinstance(row, str) else dict(row)
-            if isinstance(row.get("image"), list):
-                if order is None:
-                    raise DataInvalid(
-                        [
-                            Fault(
-                                path,
-                                "no key modalities",
-                                "the order of each image list",
-                                f'add "modalities": {list(MODALITIES)}',
-                            )
-                        ]
-                    )
-                row |= dict(zip(order, row["image"]))
-            rows.append(row)
-    return rows
-
-
-def _row(path: Path, number: int, row: Mapping[str, Any]) -> CaseFiles:
-    parts: dict[str, Path] = {}
-    for key, value in row.items():
-        name = SYNONYMS.get(key)
-        if name and value:
-            parts[name] = path.parent / str(value)
-    label = parts.pop("label", None)
-    first = next(iter(parts.values()), None)
-    case_id = str(row.get("id") or (_PART.sub(r"\g<id>", stem(first)) if first else f"row {number}"))
-    fold = row.get("fold")
-    case = CaseFiles(
-        case_id,
-        str(row.get("patient") or patient_of(case_id)),
-        parts,
-        label,
-        "datalist",
-        str(row["convention"]) if row.get("convention") else _by_name(case_id, False),
-        None,
-        int(fold) if fold not in (None, "") else None,
-    )
-    absent = [p for p in (*parts.values(), *([label] if label else [])) if not p.exists()]
-    if absent:
-        return replace(
-            case,
-            fault=Fault(
-                path, f"{absent[0]} not found", "an existing file", "correct the path", f"row {number}"
-            ),
-        )
-    return _complete(case, path)
-
-
 # ---------------------------------------------------------------- DICOM
 
 
-def _dicom(folder: Path, files: Sequence[Path]) -> list[CaseFiles]:
-    from medical.dicom import looks_like_dicom
+def _dicom(rest: Mapping[Path, Sequence[Path]]) -> list[CaseFiles]:
+    """One case a study, however many of the folders its series lie in; ids are hashes (see `medical.dicom`)."""
+    from medical.dicom import StudyKey, study_key
 
-    if not any(looks_like_dicom(path) for path in files[:3]):
-        return []
-    return [CaseFiles(folder.name, folder.name, {name: folder for name in MODALITIES}, layout="dicom")]
+    studies: dict[StudyKey, list[Path]] = {}
+    for folder, files in rest.items():
+        key = study_key(files)
+        if key is not None:
+            studies.setdefault(key, []).append(folder)
+    return [
+        CaseFiles(
+            key.study,
+            key.patient,
+            dict.fromkeys(MODALITIES, folders[0]),
+            layout="dicom",
+            folders=tuple(folders),
+        )
+        for key, folders in studies.items()
+    ]
