@@ -81,6 +81,7 @@ class ExactLoader:
         self.dataset = dataset
         self.batch_size = sampler.batch_size
         self.sampler = self  # Lightning announces the epoch through `loader.sampler.set_epoch`
+        self.batch_sampler = None  # it looks here too
         self.current: list[Draw] = []
         self._order = sampler
         self._shard = shard
