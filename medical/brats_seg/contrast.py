@@ -1,0 +1,294 @@
+"""From tissue fractions and labels to the four images of one examination.
+
+With fractions f of cerebrospinal fluid, grey and white matter, and z-score means μ drawn per case and modality m,
+
+    s_m  = Σ_t f_t μ_tm + detail + vessels, meninges, plexus, white-matter lesions
+    s'_m = (1 − Σ_l a_l) s_m + Σ_l a_l (μ_lm + texture_lm)         l = core, oedema, enhancing; a_l soft label maps
+    raw  = M · max(1 + cv · G_m * γ(s'_m), 0) · bias, then Rician noise that is correlated like resampled scans' noise
+
+G is the point spread (in-plane blur, thick slices in some series, shifted by a fraction of a voxel per modality).
+The units are those of training: z-scores over the brain. Means, deviations and correlations of the tumour's classes
+and the spread of grey and white matter were measured per patient on 224 labelled cubes of BraTS 2020 (robust, label
+by label; three-class Gaussian mixtures for normal tissue); they are aggregate numbers only. Pure fluid is set by hand,
+since few cubes hold any. The covariance is separable: class by class (ACROSS) times modality by modality (ALONG).
+Order of modalities everywhere: flair, t1ce, t1, t2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medical.brats_seg.anatomy import F32, Axes, Smooth
+from medical.brats_seg.lesions import CORE, ENHANCING, OEDEMA, Label
+
+FLAIR, T1CE, T1, T2 = range(4)
+CLASSES = ("gm", "wm", "core", "oedema", "enhancing")
+MEAN = np.array(
+    [
+        [0.28, -0.02, -0.28, 0.10],
+        [-0.05, 0.42, 0.78, -0.52],
+        [1.98, -0.43, -0.45, 1.70],
+        [1.94, -0.10, 0.12, 0.84],
+        [2.10, 2.05, -0.04, 1.05],
+    ]
+)
+DEVIATION = np.array(
+    [
+        [0.30, 0.22, 0.25, 0.25],
+        [0.30, 0.22, 0.22, 0.15],
+        [1.03, 0.60, 0.60, 0.90],
+        [0.64, 0.42, 0.42, 0.54],
+        [0.92, 0.72, 0.50, 0.56],
+    ]
+)
+ACROSS = np.array(
+    [
+        [1.00, 0.00, 0.14, 0.14, 0.22],
+        [0.00, 1.00, 0.06, 0.19, 0.21],
+        [0.14, 0.06, 1.00, 0.30, 0.63],
+        [0.14, 0.19, 0.30, 1.00, 0.40],
+        [0.22, 0.21, 0.63, 0.40, 1.00],
+    ]
+)
+ALONG = np.array(
+    [
+        [1.00, 0.02, -0.13, 0.47],
+        [0.02, 1.00, 0.54, -0.12],
+        [-0.13, 0.54, 1.00, -0.16],
+        [0.47, -0.12, -0.16, 1.00],
+    ]
+)
+FLUID = np.array([[-2.3, -2.0, -2.9, 3.6], [0.4, 0.45, 0.45, 0.9]])
+WITHIN = np.array([[0.70, 0.45, 0.36, 0.62], [0.58, 0.26, 0.28, 0.46], [0.75, 0.80, 0.35, 0.48]])
+"""Texture's deviation within core, oedema and enhancing tissue."""
+LEAST = np.array([-0.2, 0.1, 0.35])
+"""Least mean of core, oedema and enhancing tissue on FLAIR, T2 … see `draw_means`."""
+DETAIL = np.array([-0.25, 0.45, 0.75, -0.35])
+"""How the template's T1 detail shows in each modality, z per GM–WM gap of the template."""
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Fractions and structures of one head on one grid (D, H, W each)."""
+
+    fluid: F32
+    grey: F32
+    white: F32
+    brain: NDArray[np.bool_]
+    edge_mm: F32
+    """Depth under the brain mask's surface."""
+    maps: dict[str, F32]
+
+
+def draw_means(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means (5, 4) of `CLASSES` and (4,) of fluid, z-scores; orders that never reverse are kept."""
+    noise = np.linalg.cholesky(ACROSS) @ rng.standard_normal((5, 4)) @ np.linalg.cholesky(ALONG).T
+    means = MEAN + DEVIATION * np.clip(noise, -2.2, 2.2)
+    fluid = FLUID[0] + FLUID[1] * np.clip(rng.standard_normal(4), -2, 2)
+    grey, white, core, oedema, enhancing = means
+    white[T1] = max(white[T1], grey[T1] + 0.45)
+    white[T1CE] = max(white[T1CE], grey[T1CE] + 0.15)
+    white[T2] = min(white[T2], grey[T2] - 0.25)
+    grey[FLAIR] = max(grey[FLAIR], white[FLAIR] - 0.1)
+    oedema[FLAIR] = max(oedema[FLAIR], grey[FLAIR] + 0.55)
+    oedema[T2] = max(oedema[T2], grey[T2] + 0.1)
+    core[T2] = max(core[T2], grey[T2] + 0.2)
+    enhancing[T1CE] = max(enhancing[T1CE], white[T1CE] + 0.6, core[T1CE] + 0.6, oedema[T1CE] + 0.6)
+    return means, fluid
+
+
+def paint(rng: np.random.Generator, tissue: Tissue, label: Label, axes: Axes) -> F32:
+    """The four images (4, D, H, W) in scanner units, 0 outside the brain."""
+    means, fluid = draw_means(rng)
+    extras = _extras(rng, tissue, axes, means)
+    shared = [Smooth.draw(rng, scale).at(axes) for scale in (14.0, 5.0)]
+    alphas = _alphas(rng, label, axes, tissue)
+    out = np.zeros((4, *label.shape), np.float32)
+    for m in range(4):
+        image = tissue.fluid * np.float32(fluid[m])
+        image += tissue.grey * np.float32(means[0, m]) + tissue.white * np.float32(means[1, m])
+        image += tissue.maps["detail"] * np.float32(DETAIL[m] * rng.uniform(0.5, 1.3)) * (1 - tissue.fluid)
+        image += extras[m]
+        image += (0.10 * shared[0] + 0.08 * Smooth.draw(rng, 9.0).at(axes)) * (1 - tissue.fluid)
+        image = _add_lesions(rng, image, alphas, means[2:, m], m, shared, axes)
+        out[m] = _acquire(rng, image, m, tissue, axes)
+    return out
+
+
+# ---------------------------------------------------------------- what every head has
+
+
+def _extras(rng: np.random.Generator, tissue: Tissue, axes: Axes, means: NDArray[np.float64]) -> list[F32]:
+    maps, fluid = tissue.maps, tissue.fluid
+    size = fluid.shape
+    # Small vessels: beads of fine noise in sulci and just under the surface.
+    voxel = max(float(a[1] - a[0]) for a in axes)
+    beads = Smooth.draw(rng, max(2.2, voxel)).at(axes)
+    surface = np.clip(1 - tissue.edge_mm / 3.5, 0, 1)
+    sulcal = np.clip(fluid * 1.6, 0, 1) * (1 - maps["ventricle"])
+    small = np.clip(beads - rng.uniform(1.0, 1.8), 0, 1.5) * np.maximum(sulcal, 0.8 * surface)
+    patchy = Smooth.draw(rng, 14.0).at(axes)
+    rim = surface**2 * np.clip(patchy + rng.uniform(-1.6, 0.3), 0, 1.5)
+    folds = maps["dura"] * np.clip(0.7 + 0.6 * patchy + 0.5 * beads, 0, 2)
+    bright = rng.uniform(2.0, 6.5)
+    gives = [np.zeros(size, np.float32) for _ in range(4)]
+    gives[T1CE] += np.float32(bright) * maps["vessel"] + np.float32(bright * 0.7) * maps["choroid"]
+    gives[T1CE] += np.float32(bright * rng.uniform(0.4, 1.0)) * small
+    gives[T1CE] += np.float32(bright * rng.uniform(0.1, 0.6)) * folds
+    gives[T1CE] += np.float32(rng.uniform(0.2, 2.5)) * rim
+    inflow = rng.uniform(-0.3, 0.8)
+    gives[T1] += (
+        np.float32(inflow) * (maps["vessel"] + 0.6 * small) + np.float32(rng.uniform(-0.5, 0.9)) * rim
+    )
+    void = rng.uniform(0.2, 1.0)
+    gives[T2] -= (
+        np.float32(3.0 * void) * maps["vessel"] * np.clip(fluid + 0.2, 0, 1) + np.float32(void) * small
+    )
+    gives[T2] -= np.float32(rng.uniform(0.2, 2.0)) * maps["dura"] * fluid
+    gives[FLAIR] += (
+        np.float32(rng.uniform(-0.6, 0.8)) * maps["vessel"]
+        + np.float32(rng.uniform(0.3, 1.6)) * maps["choroid"]
+    )
+    gives[FLAIR] += np.float32(rng.uniform(-0.8, 0.9)) * rim
+    # Flow in fluid: FLAIR's suppression is incomplete in cisterns and ventricles of some scans.
+    gives[FLAIR] += np.clip(patchy, 0, 2) * fluid * np.float32(rng.choice([0.0, 0.6, 1.4], p=[0.5, 0.3, 0.2]))
+    _white_matter_lesions(rng, tissue, axes, gives, means)
+    return gives
+
+
+def _white_matter_lesions(
+    rng: np.random.Generator, tissue: Tissue, axes: Axes, gives: list[F32], means: NDArray[np.float64]
+) -> None:
+    """Periventricular caps and rims in most heads, punctate lesions in some: bright on FLAIR, but no tumour."""
+    near = tissue.maps["rim"]
+    caps = np.clip(near * 2.2 - 0.15, 0, 1) * tissue.white
+    amount = rng.uniform(0.0, 1.3)
+    spots = np.zeros_like(near)
+    if rng.random() < 0.4:
+        blobs = Smooth.draw(rng, float(rng.uniform(4.0, 7.0))).at(axes)
+        spots = np.clip((blobs - rng.uniform(2.0, 2.6)) * 3, 0, 1) * np.clip(tissue.white * 1.5 - 0.5, 0, 1)
+        spots *= np.clip(tissue.edge_mm / 10 - 1, 0, 1)
+    burden = np.float32(amount) * caps + np.float32(rng.uniform(0.6, 1.6)) * spots
+    gives[FLAIR] += burden
+    gives[T2] += np.float32(0.45) * burden
+    gives[T1] -= np.float32(0.3) * burden
+    gives[T1CE] -= np.float32(0.25) * burden
+
+
+# ---------------------------------------------------------------- tumour
+
+
+def _alphas(
+    rng: np.random.Generator, label: Label, axes: Axes, tissue: Tissue
+) -> dict[int, tuple[tuple[slice, ...], F32]]:
+    """Soft weight of each class within its box. Readers' outlines and the eye's borders differ by about a voxel."""
+    step = [float(a[1] - a[0]) for a in axes]
+    width = float(rng.uniform(0.5, 1.3))
+    out = {}
+    where = ndimage.find_objects((label > 0).astype(np.uint8))
+    if not where:
+        return out
+    box = tuple(
+        slice(max(s.start - int(5 / d) - 1, 0), s.stop + int(5 / d) + 1)
+        for s, d in zip(where[0], step, strict=True)
+    )
+    part = label[box]
+    local: Axes = tuple(a[b] for a, b in zip(axes, box, strict=True))  # type: ignore[assignment]
+    for value in (CORE, OEDEMA, ENHANCING):
+        mask = (part == value).astype(np.float32)
+        if mask.any():
+            soft = width * (1.7 if value == OEDEMA else 0.8)
+            alpha = ndimage.gaussian_filter(mask, [soft / d for d in step], truncate=3)
+            if value == OEDEMA:
+                # Anatomy shows through oedema, most where it is grey matter or fluid.
+                strength = np.clip(0.92 + 0.12 * Smooth.draw(rng, 12.0).at(local), 0.45, 1)
+                alpha *= strength * (1 - 0.25 * tissue.grey[box] - 0.75 * tissue.fluid[box])
+            out[value] = (box, alpha)
+    return out
+
+
+def _add_lesions(
+    rng: np.random.Generator,
+    image: F32,
+    alphas: dict[int, tuple[tuple[slice, ...], F32]],
+    means: NDArray[np.float64],
+    modality: int,
+    shared: list[F32],
+    axes: Axes,
+) -> F32:
+    for row, value in enumerate((CORE, OEDEMA, ENHANCING)):
+        if value not in alphas:
+            continue
+        box, alpha = alphas[value]
+        local: Axes = tuple(a[b] for a, b in zip(axes, box, strict=True))  # type: ignore[assignment]
+        own = 0.55 * Smooth.draw(rng, 9.0).at(local) + 0.6 * Smooth.draw(rng, 3.5).at(local)
+        texture = 0.75 * own + 0.45 * shared[1][box]
+        spread = np.float32(WITHIN[row, modality])
+        if modality == T1CE and value == ENHANCING:
+            # Uptake is skewed: a bright rim over a moderate mean.
+            inside = np.float32(means[row] + 0.2) * np.exp(0.42 * texture) - 0.2
+        else:
+            inside = means[row] + spread * texture
+        image[box] += alpha * (inside.astype(np.float32) - image[box])
+    return image
+
+
+# ---------------------------------------------------------------- the scanner
+
+
+def _acquire(rng: np.random.Generator, image: F32, modality: int, tissue: Tissue, axes: Axes) -> F32:
+    """z-like signal → raw units: point spread, shift, contrast curve, bias field, noise, integer values."""
+    step = [float(a[1] - a[0]) for a in axes]
+    blur = np.full(3, rng.uniform(0.25, 0.75))
+    thick = rng.random() < (0.45, 0.15, 0.3, 0.4)[modality]
+    slab = int(rng.choice([2, 2, 2, 1, 0]))
+    if thick:
+        blur[slab] = rng.uniform(1.2, 2.4)
+    image = ndimage.gaussian_filter(image, blur / step, truncate=3)
+    for axis in range(3):
+        image = _shifted(image, float(np.clip(rng.normal(0, 0.3), -0.8, 0.8)) / step[axis], axis)
+    # A saturating or steepening curve; 0 and the slope there stay.
+    bend = np.float32(rng.uniform(-0.05, 0.05))
+    image = image + bend * np.clip(image, -4, 4) ** 2
+    contrast = rng.uniform(*((0.26, 0.38), (0.24, 0.36), (0.19, 0.27), (0.36, 0.5))[modality])
+    signal = np.maximum(1 + np.float32(contrast) * image, np.float32(0.03))
+    bias = sum(
+        w * Smooth.draw(rng, s).at(axes)
+        for w, s in ((rng.uniform(0, 0.06), 90.0), (rng.uniform(0, 0.02), 45.0))
+    )
+    signal *= np.exp(np.asarray(bias, np.float32))
+    noise = _noise(rng, image.shape, blur, step, thick, slab) * np.float32(contrast * rng.uniform(0.06, 0.24))
+    # Magnitude of a complex signal; the second channel is the first read backwards (independent of its neighbour).
+    signal = np.hypot(signal + noise, noise[::-1, ::-1, ::-1])
+    edge = rng.uniform(0.55, 1.0) if rng.random() < 0.6 else 1.0
+    signal *= np.clip(tissue.edge_mm / 2.0, 0, 1) * np.float32(1 - edge) + np.float32(edge)
+    raw = np.rint(signal * np.float32(rng.uniform(250, 900)))
+    return np.where(tissue.brain, np.maximum(raw, 1), 0).astype(np.float32)
+
+
+def _noise(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    blur: NDArray[np.float64],
+    step: list[float],
+    thick: bool,
+    slab: int,
+) -> F32:
+    """Unit-variance noise, correlated over about the resolution of the scan."""
+    white = rng.standard_normal(shape, np.float32)
+    width = [float(rng.uniform(0.35, 0.8)) / d for d in step]
+    if thick:
+        width[slab] = blur[slab] * 0.7 / step[slab]
+    smooth = ndimage.gaussian_filter(white, width, truncate=3)
+    return smooth / max(float(smooth.std()), 1e-6)
+
+
+def _shifted(image: F32, by: float, axis: int) -> F32:
+    whole = int(np.floor(by))
+    part = np.float32(by - whole)
+    low = np.roll(image, whole, axis)
+    return low + part * (np.roll(low, 1, axis) - low)
