@@ -264,7 +264,9 @@ def _affine(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
         )
     warnings = []
     sform, s_code = image.header.get_sform(coded=True)
-    qform, q_code = image.header.get_qform(coded=True)
+    qform, q_code = _qform(image.header)
+    if q_code and qform is None:
+        warnings.append("qform is damaged; sform used")
     if s_code and q_code and sform is not None and qform is not None:
         apart = float(np.abs(sform - qform).max())
         if np.isfinite(apart) and apart > 1e-2:
@@ -272,6 +274,16 @@ def _affine(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
     if not s_code and not q_code:
         warnings.append("neither sform nor qform is set; axes and spacing guessed from pixdim")
     return affine, warnings
+
+
+def _qform(header: Any) -> tuple[NDArray[np.float64] | None, int]:
+    """The qform matrix and its code; no matrix where its quaternion or spacing is nonsense."""
+    try:
+        qform, code = header.get_qform(coded=True)
+    except ValueError:
+        return None, int(header["qform_code"])
+    usable = qform is None or (np.isfinite(qform).all() and abs(np.linalg.det(qform[:3, :3])) > 0)
+    return (qform if usable else None), int(code)
 
 
 # ---------------------------------------------------------------- writing
@@ -298,12 +310,12 @@ def _write(path: Path, data: NDArray[Any], like: Volume) -> None:
     except (KeyError, AttributeError):
         image.header.set_xyzt_units("mm")
     sform, s_code = like.header.get_sform(coded=True)
-    qform, q_code = like.header.get_qform(coded=True)
+    qform, q_code = _qform(like.header)
     if s_code or not q_code:
         image.set_sform(sform if s_code else like.affine, int(s_code))
     else:
         image.set_sform(None, 0)
-    if q_code:
+    if q_code and qform is not None:
         image.set_qform(qform, int(q_code), strip_shears=True)
     elif s_code:
         image.set_qform(None, 0)

@@ -157,6 +157,7 @@ def stream_back(
     previous_stop = None
     for first, slab in slabs:
         if carry is None or carried != first - 1:
+            yield from _end(carry, carried, maps, outside)
             carry = np.full_like(slab[:, :1], outside)
             start = first - 1
         else:
@@ -169,10 +170,18 @@ def stream_back(
             due = due[rows.high[due] >= previous_stop]
         yield from _emit(block, start, due, maps)
         carry, carried, previous_stop = slab[:, -1:].copy(), stop - 1, stop
-    if carry is not None:
-        block = np.concatenate([carry, np.full_like(carry, outside)], axis=1)
-        due = np.flatnonzero((rows.low == carried) & (rows.high > carried))
-        yield from _emit(block, carried, due, maps)
+    yield from _end(carry, carried, maps, outside)
+
+
+def _end(
+    carry: NDArray[np.float32] | None, carried: int, maps: Sequence[AxisMap], outside: float
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Target rows between the last source row before a gap (or the end) and what lies outside."""
+    if carry is None:
+        return
+    block = np.concatenate([carry, np.full_like(carry, outside)], axis=1)
+    due = np.flatnonzero((maps[0].low == carried) & (maps[0].high > carried))
+    yield from _emit(block, carried, due, maps)
 
 
 def _emit(
