@@ -289,7 +289,7 @@ def export(
     pipeline = registry.load(name)
     pipeline.ready()
     result = run_export(pipeline, resolve_model(model, pipeline), format_, output)
-    emit(result, as_json, lambda value: [print(f"{key}: {item}") for key, item in value.items()] and None)
+    emit(result, as_json, lambda value: print("\n".join(f"{key}: {item}" for key, item in value.items())))
 
 
 @app.command()

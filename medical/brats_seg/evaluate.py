@@ -61,7 +61,7 @@ def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path)
         items = [Item(files.id, files.sources, files) for files in cases]
         result = evaluate_cases(predictor, items, out) if items else Evaluation({})
     if patches is not None and len(patches):
-        truth = np.stack([np.asarray(encode(y, "brats2021"), np.bool_) for y in patches.y])
+        truth = np.stack([encode(y, "brats2021") for y in patches.y])
         images = np.stack([patches.image(i) for i in range(len(patches))])
         rows = score_patches(predictor.networks[0], images, truth, config.predict.threshold)
         result.metrics |= summarise_patches(rows)
@@ -128,9 +128,9 @@ def _score_item(predictor: BratsPredictor, item: Item, drafts: Path, challenge: 
         raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
     result = predictor.predict(item)
     case = result.case
-    if case.label is None:
+    if case.label is None or case.convention is None:
         raise ItemError(item.id, "no reference segmentation", "a label map beside the images", "add it")
-    truth = np.asarray(encode(case.label, case.convention), bool)
+    truth = encode(case.label, case.convention)
     spacing_mm = np.linalg.norm(case.affine[:3, :3], axis=0).tolist()
     row: dict[str, Any] = {"case": item.id}
     row |= score_regions(result.masks, truth, spacing_mm, challenge)

@@ -5,6 +5,8 @@ Masks are bool (3, D, H, W) in order tc, wt, et on the case's own grid, and are 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from medical.brats_seg.config import BratsPredictConfig
 
 Masks = NDArray[np.bool_]
 TC, WT, ET = 0, 1, 2
-_NEIGHBOURS = 26
+_NEIGHBOURS: Literal[26] = 26
 
 
 def nest(masks: Masks) -> int:
