@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def write_verified(path: Path, content: Mapping[str, Any], facts: Mapping[str, A
         with atomic_path(path) as temp, open(temp, "wb") as file:
             hashed = _HashingWriter(file)
             try:
-                torch.save(plain, hashed)
+                torch.save(plain, cast(BinaryIO, hashed))
             except (RuntimeError, OSError):
                 # The writer inside torch turns our OSError into a RuntimeError that says nothing.
                 if hashed.trouble is not None:

@@ -26,7 +26,7 @@ class Ema(pl.Callback):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        here = dict(pl_module.network.named_parameters())
+        here = dict(network_of(pl_module).named_parameters())
         source = self._average or {name: parameter.detach() for name, parameter in here.items()}
         self._average = {
             name: source[name].to(parameter.device, copy=True).float() for name, parameter in here.items()
@@ -41,7 +41,7 @@ class Ema(pl.Callback):
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        parameters = dict(pl_module.network.named_parameters())
+        parameters = dict(network_of(pl_module).named_parameters())
         with torch.no_grad():
             averages = [self._average[name] for name in parameters]
             torch._foreach_lerp_(averages, [p.detach().float() for p in parameters.values()], 1 - decay)
@@ -70,10 +70,10 @@ class Ema(pl.Callback):
             self.take(network)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.put(pl_module.network)
+        self.put(network_of(pl_module))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.take(pl_module.network)
+        self.take(network_of(pl_module))
 
     # ------------------------------------------------------------ checkpoint
 
@@ -82,6 +82,13 @@ class Ema(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates, self._average = state_dict["updates"], dict(state_dict["average"])
+
+
+def network_of(task: pl.LightningModule) -> torch.nn.Module:
+    """The part of a task whose weights are kept."""
+    network = task.network
+    assert isinstance(network, torch.nn.Module)
+    return network
 
 
 def _copy_into(network: torch.nn.Module, source: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ train exactly as on one process; networks without it do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from shared.config import RunConfig, TrainConfig
-from shared.errors import Interrupted, ModelUnusable, ResourcesExhausted, UsageError
+from shared.errors import Diverged, Interrupted, ResourcesExhausted, UsageError
 from shared.progress import Progress
+from shared.tracking.ranks import is_leader
 from shared.training import hardware
-from shared.training.checkpoint import Saved, VerifiedIO, newest, read_verified, verify
+from shared.training.checkpoint import Saved, VerifiedIO, newest, read_verified
 from shared.training.ema import Ema
 from shared.training.guard import FiniteGuard
+from shared.training.helpers import Helpers, is_broken_exchange, leave_with_parent
 from shared.training.injector import crash_point
 from shared.training.quiet import quiet
 from shared.training.record import History, Recorder, unpack
@@ -74,16 +76,36 @@ def fit(
     (memory, disk) and `UsageError` (nothing to resume from that can be trusted).
     """
     hardware.require(config.train)
+    leads = is_leader()
+    context = context if leads else replace(context, say=_silence)
     folder = context.work / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     start = _start(folder, context, config.train) if context.resume else None
     if start is None or not start.facts["finished"]:
-        _train(config.train, task, data, context, folder, start)
+        if leads:
+            _train(config.train, task, data, context, folder, start)
+        else:
+            _help(config.train, task, data, context, folder, start)
         start = newest(folder, context.say)
+    if not leads:  # everything after the training is done once, by the first process
+        raise SystemExit(0)
     assert start is not None
     result = _result(start)
     crash_point("after_fit")
     return result
+
+
+def _help(*args: Any) -> None:
+    """`_train` in a process that is not the first: it leaves quietly what the first one reports."""
+    leave_with_parent()
+    try:
+        _train(*args)
+    except (Interrupted, Diverged):
+        raise SystemExit(0) from None
+
+
+def _silence(text: str) -> None:
+    """Only the first process speaks."""
 
 
 def _start(folder: Path, context: FitContext, train: TrainConfig) -> Saved | None:
@@ -118,7 +140,12 @@ def _train(
     folder: Path,
     start: Saved | None,
 ) -> None:
-    with quiet(), StopSignals() as stop, Progress() as progress:
+    with (
+        quiet(),
+        StopSignals() as stop,
+        Progress(shown=is_leader()) as progress,
+        Helpers(train, context.work) as helpers,
+    ):
         ema = Ema(train.ema_decay) if train.ema_decay else None
         recorder = Recorder(folder, context.monitor, context.mode, ema, context.say, progress)
         keeper = Keeper(
@@ -132,7 +159,8 @@ def _train(
         except SIGTERMException:
             raise Interrupted("stopped by SIGTERM before the first step", 15) from None
         except (MemoryError, RuntimeError) as err:
-            raise _memory(err, train) or err from err
+            broken = helpers.failure() if is_broken_exchange(err) else None
+            raise broken or _memory(err, train) or err from err
         finally:
             _close_loaders(trainer)
 
@@ -164,8 +192,8 @@ def _memory(err: MemoryError | RuntimeError, train: TrainConfig) -> ResourcesExh
         return None
     return ResourcesExhausted(
         f"out of memory in a training step ({text.splitlines()[0][:80] if text else 'no details'}); "
-        f"less per step wanted; lower train.batch_size={train.batch_size} and raise train.accumulate={train.accumulate} "
-        "by as much, choose smaller crops, or train.precision=bf16-mixed"
+        f"less per step wanted; lower train.batch_size={train.batch_size} and raise "
+        f"train.accumulate={train.accumulate} by as much, choose smaller crops, or train.precision=bf16-mixed"
     )
 
 

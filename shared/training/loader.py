@@ -26,7 +26,7 @@ WORKER_SECONDS = 300
 class Draw(NamedTuple):
     """What to read: an item's `index`, and the `seed` (32 bits) of everything random about it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a draw
     seed: int
 
 

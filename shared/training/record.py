@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shared.progress import Progress, Task, clock_text
 from shared.training.checkpoint import BEST, write_verified
-from shared.training.ema import Ema
+from shared.training.ema import Ema, network_of
 
 POINTS = 400  # of a training curve; more cannot be seen, and all of them travel in every checkpoint
 History = dict[str, list[tuple[int, float]]]
@@ -180,7 +180,7 @@ class Recorder(pl.Callback):
         if self._ema is None:
             self._keep(trainer, self.record.metrics)
             return
-        with self._ema.inside(pl_module.network):
+        with self._ema.inside(network_of(pl_module)):
             self._keep(trainer, self.record.metrics)
 
     # ------------------------------------------------------------ checkpoint

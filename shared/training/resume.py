@@ -20,8 +20,9 @@ from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from shared.training.checkpoint import next_path, prune
-from shared.training.ema import Ema
+from shared.training.ema import Ema, network_of
 from shared.training.injector import crash_point
+from shared.training.loader import ExactLoader
 from shared.training.record import Recorder
 from shared.training.seed import rng_state, set_rng_state
 from shared.training.signals import StopSignals, stopped
@@ -47,8 +48,7 @@ class ExactEpochLoop(_TrainingEpochLoop):
         super().reset()
         start = self._keeper.start
         if start is not None and start.batches:
-            current = self.batch_progress.current
-            current.ready = current.started = current.processed = current.completed = start.batches
+            _set_all(self.batch_progress.current, start.batches)
             self.batch_progress.is_last_batch = start.due
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -108,8 +108,9 @@ class Keeper(pl.Callback):
         self._trainer = trainer
         self._stop.install()
         self._saved_at = self._begun = time.monotonic()
-        if self.start is not None:
-            trainer.train_dataloader.load_state_dict(self._loaders)
+        _loader(trainer)
+        if self.start is None and trainer.global_rank:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # own dropout for own items
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.start is not None:
@@ -123,6 +124,7 @@ class Keeper(pl.Callback):
     def arrive(self) -> None:
         """The place to begin at is reached: from here on everything is as it was."""
         self.start = None
+        _loader(self._trainer).load_state_dict(self._loaders)
         rank = self._trainer.global_rank
         if rank < len(self._rng):
             set_rng_state(self._rng[rank])
@@ -166,7 +168,7 @@ class Keeper(pl.Callback):
         signum = self._agreed(self._stop.signum)[0]
         if signum:
             if self._ema is not None:
-                self._ema.take(pl_module.network)
+                self._ema.take(network_of(pl_module))
             self._save(self._position)  # as before the validation, which will be done anew
             raise stopped(signum, trainer.global_step)
 
@@ -222,7 +224,7 @@ class Keeper(pl.Callback):
         position = self._position
         checkpoint["progress"] = checkpoint.pop("loops")["fit_loop"]
         checkpoint["position"] = [position.epoch, position.batches, position.due]
-        checkpoint["loader"] = trainer.train_dataloader.state_dict()
+        checkpoint["loader"] = _loader(trainer).state_dict()
         checkpoint["rng"] = self._rng
         checkpoint["seconds"] = self.total_seconds()
 
@@ -246,7 +248,18 @@ class Keeper(pl.Callback):
             each.restarting = False
             each._loaded_from_state_dict = each._resuming_from_checkpoint = False
         for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
-            counts.ready = counts.started = counts.processed = counts.completed = self.start.epoch
+            _set_all(counts, self.start.epoch)
+
+
+def _loader(trainer: pl.Trainer) -> ExactLoader:
+    loader = trainer.train_dataloader
+    if not isinstance(loader, ExactLoader):
+        raise TypeError(f"train_dataloader() gave a {type(loader).__name__}; one made by make_loader wanted")
+    return loader
+
+
+def _set_all(counts: Any, number: int) -> None:
+    counts.ready = counts.started = counts.processed = counts.completed = number
 
 
 def surroundings(world_size: int) -> dict[str, Any]:

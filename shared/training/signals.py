@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: the first asks for a stop after the step, a second one within 5 s stops at once."""
+"""Ctrl-C and SIGTERM while training: the first asks for a stop after the step, a second within 5 s stops at once."""
 
 from __future__ import annotations
 
