@@ -347,21 +347,20 @@ def _odd_set(cases: Sequence[CaseFiles], config: BratsConfig) -> list[Fault]:
 
 def header_faults(case: CaseFiles, config: BratsConfig) -> list[Fault]:
     """What the headers of a case's files already give away, every file of it."""
-    faults, lengths = [], {}
+    faults: list[Fault] = []
+    shapes: dict[Path, list[int]] = {}
     for path in (*case.sources, *([case.label] if case.label else [])):
         if path.is_dir():
             continue
         try:
-            header = read_header(path, config.predict.max_bytes)
-            lengths[path] = sorted(
-                int(n) for n in header["dim"][1:4]
-            )  # axes may be permuted, which is mended
+            shapes[path] = [int(n) for n in read_header(path, config.predict.max_bytes)["dim"][1:4]]
         except ItemError as err:
             faults.append(err.fault)
-    reference = next(iter(lengths), None)
-    for path, found in lengths.items():
-        if reference is not None and found != lengths[reference]:
-            wanted = f"{'×'.join(map(str, lengths[reference]))} like {reference.name}"
-            text = f"{'×'.join(map(str, found))} voxels (sorted)"
-            faults.append(Fault(path, text, wanted, "register and resample to one grid", "dim"))
+    reference = next(iter(shapes), None)
+    for path, shape in shapes.items():
+        # Permuted axes are mended later, so only the set of lengths counts here.
+        if reference is not None and sorted(shape) != sorted(shapes[reference]):
+            wanted = f"{'×'.join(map(str, shapes[reference]))} like {reference.name}"
+            found = f"{'×'.join(map(str, shape))} voxels"
+            faults.append(Fault(path, found, wanted, "register and resample to one grid", "dim"))
     return faults
