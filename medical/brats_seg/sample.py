@@ -68,7 +68,7 @@ def make_case(
         if moving is not None:
             places = head.places(axes, moving)
     tissue = _tissue(for_tissue, soft, places, axes)
-    _settle(label, tissue)
+    _settle(for_tissue, label, tissue, axes)
     images = np.zeros((4, *shape), np.float32)
     images[:, box[0], box[1], box[2]] = paint(for_image, tissue, label, axes)
     full = np.zeros(shape, np.uint8)
@@ -78,13 +78,26 @@ def make_case(
     return SampleCase(images, full, affine)
 
 
-def _settle(label: Label, tissue: Tissue) -> None:
-    """Keep the label within the brain, and oedema out of ventricles and open fluid. Works in place."""
+def _settle(rng: np.random.Generator, label: Label, tissue: Tissue, axes: Axes) -> None:
+    """Keep the label within the brain and oedema out of open fluid; swell what lies near. Works in place."""
     label[~tissue.brain] = 0
-    label[(label == OEDEMA) & ((tissue.maps["ventricle"] > 0.45) | (tissue.fluid > 0.85))] = 0
+    label[(label == OEDEMA) & ((tissue.maps["ventricle"] > 0.45) | (tissue.fluid > 0.8))] = 0
+    if not label.any():
+        return
+    step = [float(a[1] - a[0]) for a in axes]
     core = (label == CORE) | (label == ENHANCING)
-    for part in (tissue.fluid, tissue.maps["vessel"], tissue.maps["choroid"], tissue.maps["dura"]):
-        part[core] *= 0.2
+    # Swelling closes the sulci around a tumour, and nothing of the old anatomy is left inside its core.
+    near = np.clip(
+        2.5 * ndimage.gaussian_filter((label > 0).astype(np.float32), [7.0 / d for d in step], truncate=2),
+        0,
+        1,
+    )
+    near *= np.float32(rng.uniform(0.3, 0.9)) * (1 - np.clip(2 * tissue.maps["ventricle"], 0, 1))
+    closed = tissue.fluid * np.where(core, np.float32(0.9), near)
+    tissue.fluid[:] -= closed
+    tissue.grey[:] += closed
+    for name in ("vessel", "choroid", "dura"):
+        tissue.maps[name][core] *= 0.2
 
 
 def _tissue(rng: np.random.Generator, soft: F32, places: F32, axes: Axes) -> Tissue:
@@ -106,7 +119,12 @@ def _tissue(rng: np.random.Generator, soft: F32, places: F32, axes: Axes) -> Tis
     fluid = np.clip(1 - grey - white, 0, 1)
     fine = max(3.0, *step)
     wave = [Smooth.draw(rng, fine).at(axes) * np.float32(0.45) for _ in range(2)]
-    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(0.1, 0.45)))
+    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(0.0, 0.3)))
+    # Stripping follows the cortex: of the fluid outside it, patches are left.
+    patches = np.clip(0.5 + 0.5 * Smooth.draw(rng, 10.0).at(axes) + np.float32(rng.uniform(-0.5, 0.4)), 0, 1)
+    fluid *= np.maximum(np.clip(depth / 4 - 0.1, 0, 1), patches)
+    # Ventricles grow with age.
+    fluid = np.maximum(fluid, np.clip((maps["rim"] - np.float32(rng.uniform(0.25, 0.75))) * 6, 0, 1))
     white *= np.exp(wave[1])
     power = np.float32(rng.uniform(1.6, 2.4))
     fluid, grey, white = fluid**power, grey**power, white**power
@@ -117,19 +135,26 @@ def _tissue(rng: np.random.Generator, soft: F32, places: F32, axes: Axes) -> Tis
 # ---------------------------------------------------------------- example cases on disk
 
 
+def write_case(folder: Path, name: str, case: SampleCase) -> Path:
+    """`case` as the BraTS folder ``folder/name``: int16 images and the label map."""
+    path = Path(folder) / name
+    path.mkdir(parents=True, exist_ok=True)
+    for image, part in zip(case.images, MODALITIES, strict=True):
+        _save(path / f"{name}_{part}.nii.gz", image.astype(np.int16), case.affine)
+    _save(path / f"{name}_seg.nii.gz", case.label, case.affine)
+    return path
+
+
 def write_cases(folder: Path, n: int, seed: int) -> list[Path]:
-    """`n` labelled case folders in BraTS 2021 naming under `folder`, small (2.8 mm voxels); equal seeds, equal bytes."""
-    out = []
-    for number in range(n):
-        case = make_case(seed * 100_003 + number, spacing_mm=_SMALL_MM)
-        name = f"BraTS2021_9{(seed * 101 + number) % 10_000:04d}"
-        path = Path(folder) / name
-        path.mkdir(parents=True, exist_ok=True)
-        for image, part in zip(case.images, MODALITIES, strict=True):
-            _save(path / f"{name}_{part}.nii.gz", image.astype(np.int16), case.affine)
-        _save(path / f"{name}_seg.nii.gz", case.label, case.affine)
-        out.append(path)
-    return out
+    """`n` labelled case folders in BraTS 2021 naming under `folder`, voxels of 2.8 mm. Equal seeds, equal bytes."""
+    return [
+        write_case(
+            folder,
+            f"BraTS2021_9{(seed * 101 + number) % 10_000:04d}",
+            make_case(seed * 100_003 + number, spacing_mm=_SMALL_MM),
+        )
+        for number in range(n)
+    ]
 
 
 def _save(path: Path, data: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
