@@ -44,10 +44,12 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     """Train, evaluate, report and register; the object that ``--json`` prints."""
     from shared.tracking.run import TrackedRun, last_interrupted, sweep_stale
     from shared.tracking.store import connect
+    from shared.training.hardware import require as require_hardware
 
     started = time.monotonic()
     pipeline, config = resolve(request)
     pipeline.ready()
+    require_hardware(config.train)
     where = config.data.path or "embedded sample (no --data given)"
     say(f"{pipeline.name}: preset {request.preset}, data: {where}")
     check(pipeline, config, say)

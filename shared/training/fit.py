@@ -151,7 +151,8 @@ def _train(
         keeper = Keeper(
             folder, train.checkpoint_seconds, context.config_hash, recorder, ema, stop, context.say
         )
-        callbacks = [FiniteGuard(), *([ema] if ema else []), recorder, keeper]
+        # The recorder goes before the average: it keeps weights while the average is still in place.
+        callbacks = [FiniteGuard(), recorder, *([ema] if ema else []), keeper]
         trainer = _trainer(train, context, callbacks)
         trainer.fit_loop.epoch_loop = ExactEpochLoop(trainer, keeper)
         try:

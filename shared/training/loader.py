@@ -147,7 +147,7 @@ class ExactLoader:
                     "check the disk, or set data.workers=0"
                 ) from err
             raise ResourcesExhausted(
-                f"{which}: a loader process died ({text.splitlines()[0]}); often memory; "
+                f"{which}: a loader process died while these were awaited ({text.splitlines()[0]}); often memory; "
                 "set data.workers=0 or fewer, or a smaller crop"
             ) from err
         if isinstance(batch, _Failure):

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
+from shared.errors import ModelUnusable
 from shared.progress import Progress, Task, clock_text
-from shared.training.checkpoint import BEST, write_verified
+from shared.training.checkpoint import BEST, verify, write_verified
 from shared.training.ema import Ema, network_of
 
 POINTS = 400  # of a training curve; more cannot be seen, and all of them travel in every checkpoint
@@ -190,6 +191,14 @@ class Recorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record = unpack(state_dict)
+        best = self.record.best
+        if best is None:
+            return
+        try:
+            verify(self._folder / best.file)
+        except ModelUnusable as err:
+            self._say(f"best weights so far are lost ({err}); the best from here on counts")
+            self.record.best = None
 
 
 def pack(record: Record) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class ToyConfig(RunConfig):
     """The optimiser step whose loss is NaN."""
     signal_at_step: int = -1
     signal_in_validation: bool = False
+    signals: int = 1
     signum: int = int(signal.SIGTERM)
     die_at_step: int = -1
     """The step at which process 1 of a distributed run ends itself."""
@@ -88,7 +89,8 @@ class ToyTask(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         config, step = self.config, self.trainer.global_step
         if step == config.signal_at_step:
-            os.kill(os.getpid(), config.signum)
+            for _ in range(config.signals):
+                os.kill(os.getpid(), config.signum)
         if step == config.die_at_step and self.trainer.global_rank == 1:
             os._exit(11)
         if step == config.no_memory_at_step:
