@@ -239,7 +239,10 @@ class _Batch:
         item, draft = self.items[event.key], self._drafts.pop(event.key)
         seconds = round(time.monotonic() - self._since.pop(event.key), 3)
         if event.key in self._bars:
-            self._bars.pop(event.key).close()
+            bar = self._bars.pop(event.key)
+            if event.kind == "done" and event.value["error"] is None:
+                bar.update(bar.total)
+            bar.close()
         # The payload is needed no more; a long list of items should not grow with what was done.
         self.items[event.key] = Item(item.id, item.sources)
         if event.kind == "died":
@@ -307,7 +310,7 @@ class _Batch:
 
     def _tick(self, index: int, done: int, total: int) -> None:
         if index not in self._bars:
-            if time.monotonic() - self._since[index] < WINDOW_BAR_SECONDS:
+            if done >= total or time.monotonic() - self._since[index] < WINDOW_BAR_SECONDS:
                 return
             self._bars[index] = self.progress.task(self.items[index].id, total)
         self._bars[index].update(done)

@@ -71,8 +71,8 @@ def perform(predictor: Predictor, item: Item, folder: Path, tick: Tick | None = 
     began = time.monotonic()
     outcome: dict[str, Any] = {"inputs": [], "outputs": [], "summary": {}, "error": None, "full": False}
     try:
-        outcome["inputs"] = hash_sources(item.sources)
         folder.mkdir()
+        outcome["inputs"] = hash_sources(item.sources)
         result = predictor.predict(item, tick)
         outcome["summary"] = plain(predictor.write(result, folder))
         outcome["outputs"] = seal(folder)
@@ -95,7 +95,7 @@ def describe(err: BaseException, item: Item) -> tuple[dict[str, Any], bool]:
         return {**fault_mapping(Fault(where, str(err))), "message": str(err)}, full
     if isinstance(err, MemoryError):
         return fault_mapping(
-            Fault(where, "out of memory", "more memory, or a smaller item", "see -s predict options")
+            Fault(where, "out of memory", "more memory, or a smaller item", "fewer workers may help")
         ), full
     if isinstance(err, OSError):
         return fault_mapping(Fault(err.filename or where, err.strerror or str(err))), full

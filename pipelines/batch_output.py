@@ -26,6 +26,7 @@ MANIFEST = "manifest.jsonl"
 LOCK = ".pipelines.lock"
 _MAX_NAME = 120
 """Bytes of a made-up name; a file system takes 255, suffixes come on top."""
+_BEGUN = re.compile(rb'\{"item": ("(?:[^"\\]|\\.)*")')
 _OURS = re.compile(r"^\.(item|replaced)\.\d+\.[0-9a-f]{8}\.tmp$")
 
 
@@ -61,6 +62,8 @@ class OutputFolder:
         self.done: dict[str, dict[str, Any]] = {}
         """Item → the line of its last success."""
         self.owned: dict[str, Owned] = {}
+        self._begun: set[str] = set()
+        """Items whose line is cut: what lies in their place is ours, though nothing says which."""
         self._placed: dict[str, str] = {}
         """Path → item, of this run; folders cannot collide, files can."""
 
@@ -132,8 +135,10 @@ class OutputFolder:
                         self.done[item] = line
                         for output in outputs:
                             self._own(output["path"], item, output["sha256"])
-                except (ValueError, KeyError, TypeError):
-                    continue  # the last line of a killed process, cut
+                except (ValueError, KeyError, TypeError):  # the last line of a killed process, cut
+                    begun = _BEGUN.match(raw)
+                    if begun:
+                        self._begun.add(str(json.loads(begun.group(1))))
             cut = file.tell() > 0 and not raw.endswith(b"\n")
         if cut:
             with open(self.manifest, "ab") as file:
@@ -182,13 +187,15 @@ class OutputFolder:
             if os.path.lexists(self.path / path) and self._foreign(path, item):
                 raise _changed(self.path / path)
         place = self.path / name
-        if self.layout == "flat" or ours or not os.path.lexists(place):
+        if self.layout == "flat" or ours or item in self._begun or not os.path.lexists(place):
             return
         if place.is_symlink() or not place.is_dir() or any(place.iterdir()):
             raise _taken(place)
 
     def _foreign(self, path: str, item: str) -> bool:
         """Whether the existing `path` holds something this item did not write."""
+        if item in self._begun:
+            return False
         owner, full = self.owned.get(path), self.path / path
         if owner is None or owner.item != item or full.is_symlink() or not full.is_file():
             return True

@@ -367,8 +367,9 @@ def main() -> NoReturn:
     debug = len(argv) != len(sys.argv[1:])
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(args=argv, prog_name="pipelines", standalone_mode=False)
-        code = 0
+        code = int(
+            app(args=argv, prog_name="pipelines", standalone_mode=False) or 0
+        )  # typer.Exit comes back as value
     except SuiteError as err:
         code = _fail(str(err), err.exit_code, debug)
     except typer.Exit as stop:
