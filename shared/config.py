@@ -27,7 +27,9 @@ MAX_YAML_DEPTH = 20
 class Config(BaseModel):
     """Base of every configuration node: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class DataConfig(Config):
@@ -85,6 +87,9 @@ class _StrictLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float):
+                text = f"a {type(key).__name__} as key"
+                raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"duplicate key {key!r}", key_node.start_mark
@@ -110,14 +115,22 @@ def parse_yaml(text: str, source: str | Path) -> Any:
         mark = getattr(err, "problem_mark", None)
         line = f":line {mark.line + 1}" if mark else ""
         problem = str(getattr(err, "problem", None) or "not YAML").replace("\n", " ")
-        raise UsageError(f"{source}{line}: {problem}; plain YAML wanted; mend that line") from None
+        raise UsageError(f"{source}{line}: {problem[:100]}; plain YAML wanted; mend that line") from None
+    except RecursionError:
+        raise _too_deep(source) from None
+    except ValueError as err:  # a date or number that is none, such as 2026-13-01
+        raise UsageError(f"{source}: {str(err)[:100]}; plain YAML wanted; quote the value") from None
     _refuse_deep(value, source, 0)
     return value
 
 
+def _too_deep(source: str | Path) -> UsageError:
+    return UsageError(f"{source}: more than {MAX_YAML_DEPTH} levels; a flat mapping wanted; unnest it")
+
+
 def _refuse_deep(value: Any, source: str | Path, depth: int) -> None:
     if depth > MAX_YAML_DEPTH:
-        raise UsageError(f"{source}: more than {MAX_YAML_DEPTH} levels; a flat mapping wanted; unnest it")
+        raise _too_deep(source)
     children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for child in children:
         _refuse_deep(child, source, depth + 1)
@@ -128,6 +141,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise UsageError(f"{path}: {path.stat().st_size:,} bytes; at most 1 MB; shorten the file")
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise UsageError(f"{path}: {what}; a readable YAML file wanted; check the path")
         text = path.read_text(encoding="utf-8")
     except OSError as err:
         raise UsageError(
@@ -171,25 +187,62 @@ def resolve(
 
     Raises `UsageError` with the source, the key, and the nearest valid key or the allowed range.
     """
-    merged: dict[str, Any] = {}
-    for source, layer in layers:
-        _refuse_unknown(config_type, layer, source)
-        merged = merge(merged, layer)
+    layers = list(layers)
     for text in sets:
         keys, value = parse_set(text)
         nested: dict[str, Any] = {keys[-1]: value}
         for key in reversed(keys[:-1]):
             nested = {key: nested}
-        _refuse_unknown(config_type, nested, f"--set {text}")
-        merged = merge(merged, nested)
+        layers.append((f"--set {_short(text)}", nested))
+    merged: dict[str, Any] = {}
+    for source, layer in layers:
+        _refuse_unknown(config_type, layer, source)
+        merged = merge(merged, layer)
     try:
         return config_type.model_validate(merged)
     except ValidationError as err:
         first = err.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"configuration:{where}: found {first.get('input')!r}; {first['msg']}; set it with -s {where}=VALUE"
-        ) from None
+        keys = tuple(str(part) for part in first["loc"])
+        name, found = ".".join(keys), _short(repr(first.get("input")))
+        mend = f"set it with -s {name}=VALUE"
+        raise UsageError(f"{_origin(layers, keys)}:{name}: found {found}; {first['msg']}; {mend}") from None
+
+
+def _short(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _origin(layers: Sequence[tuple[str, Mapping[str, Any]]], keys: Sequence[str]) -> str:
+    """The last layer that says something about the dotted key, and the line if it is a file."""
+    for source, layer in reversed(layers):
+        value: Any = layer
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                break
+            value = value[key]
+        else:
+            return _with_line(source, keys)
+        if not isinstance(value, Mapping) and value is not layer:  # a list or scalar further up
+            return _with_line(source, keys)
+    return "configuration"
+
+
+def _with_line(source: str, keys: Sequence[str]) -> str:
+    """``source:line n`` of the innermost of `keys` that stands there, if `source` is a file."""
+    try:
+        text = Path(source).read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=_StrictLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return source
+    line = 0
+    for key in keys:
+        for key_node, value_node in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key_node.value == key:
+                line, node = key_node.start_mark.line + 1, value_node
+                break
+        else:
+            break
+    return f"{source}:line {line}" if line else source
 
 
 def _refuse_unknown(config_type: type[Config], given: Mapping[str, Any], source: str, at: str = "") -> None:
@@ -201,7 +254,10 @@ def _refuse_unknown(config_type: type[Config], given: Mapping[str, Any], source:
             # A leaf typed without its section (`epochs` for `train.epochs`) is the commonest slip.
             near = [name for name in valid if name.rsplit(".", 1)[-1] == key] or near
             hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(list(fields)[:12])}"
-            raise UsageError(f"{source}: unknown key {at}{key}; a key of the configuration wanted; {hint}")
+            where = _with_line(source, [*at.split(".")[:-1], str(key)])
+            raise UsageError(
+                f"{where}: unknown key {_short(f'{at}{key}')!s}; a key of the configuration wanted; {hint}"
+            )
         child = config_child(fields[key].annotation)
         if child is not None and isinstance(value, Mapping):
             _refuse_unknown(child, value, source, f"{at}{key}.")

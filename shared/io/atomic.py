@@ -22,7 +22,10 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def temporary_name(path: Path) -> Path:
     """``.<name>.<pid>.<random>.tmp`` beside `path`; hidden, and swept when stale."""
-    return path.parent / f".{path.name[:180]}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    stem = path.name.encode("utf-8", "surrogateescape")[:180].decode(
+        "utf-8", "ignore"
+    )  # names end at 255 bytes
+    return path.parent / f".{stem}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
 @contextmanager

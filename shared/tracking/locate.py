@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
-from shared.errors import ModelUnusable, UsageError
+from shared.errors import ItemError, ModelUnusable, UsageError
+from shared.io.archive import is_archive, unpack
+from shared.io.hashes import sha256_file
 from shared.tracking.history import find_run
 
 if TYPE_CHECKING:
     from shared.pipeline import Pipeline
     from shared.tracking.store import Store
 
-FORMS = "a bundle folder, runs:/ID, models:/NAME@champion, NAME:latest or builtin"
+FORMS = "a bundle folder or archive, runs:/ID, models:/NAME@champion, NAME:latest or builtin"
 FETCHED = Path("runs") / ".models"
 """Where models of a remote store are kept, one folder each, so that a second use fetches nothing."""
 
@@ -31,6 +33,8 @@ def locate(text: str | None, pipeline: Pipeline) -> Path:
     path = Path(text).expanduser()
     if text and path.is_dir():
         return _inside(path)
+    if text and is_archive(path) and path.is_file():
+        return _unpacked(path)
     if re.fullmatch(r"[\w.-]+[:@][\w.-]+", text):
         return _of_registry(text, text)
     raise ModelUnusable(f"{text}: not found; {FORMS} wanted; {_what_exists(pipeline)}")
@@ -50,6 +54,19 @@ def _inside(folder: Path) -> Path:
         if (candidate / "schema.json").is_file():
             return candidate
     return folder  # Bundle.open names the missing files
+
+
+def _unpacked(path: Path) -> Path:
+    """The bundle in a .zip or .tar.gz, unpacked once per content. Raises `ModelUnusable`."""
+    folder = FETCHED / f"{path.name.split('.')[0][:80]}-{sha256_file(path)[:12]}"
+    if not folder.is_dir():
+        try:
+            unpack(path, folder)
+        except ItemError as err:
+            raise ModelUnusable(str(err)) from None
+    inner = [child for child in folder.iterdir() if child.is_dir()]
+    found = _inside(folder)
+    return _inside(inner[0]) if len(inner) == 1 and not (found / "schema.json").is_file() else found
 
 
 def _of_run(text: str, pipeline: Pipeline) -> Path:
