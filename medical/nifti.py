@@ -152,6 +152,9 @@ def _check_header(path: Path, header: Any, max_bytes: int) -> None:
     if not np.isfinite(offset) or offset < header.single_vox_offset:
         wanted = f"{header.single_vox_offset} or more"
         raise ItemError(path, f"{offset:g}", wanted, "repair the header", "vox_offset")
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isfinite(slope) and slope != 0 and not np.isfinite(inter):
+        raise ItemError(path, f"{inter:g}", "a finite intercept", "repair the header", "scl_inter")
     if offset > max_bytes:
         raise ItemError(path, f"{offset:g}", f"at most {max_bytes:,}", "repair the header", "vox_offset")
     needed = _voxels(header) * max(header.get_data_dtype().itemsize, 4)

@@ -179,9 +179,9 @@ def cut(path: Path, keep: float) -> Path:
 
 
 def bomb(path: Path, gib: float = 1.0) -> Path:
-    """A small gzip file of a 16³ volume that goes on for `gib` GiB of zeros."""
+    """A small gzip file of a small volume that goes on for `gib` GiB of zeros."""
     block = gzip.compress(bytes(2**24), 9, mtime=0)
-    head_ = gzip.compress(nifti_bytes(np.ones((16, 16, 16), np.int16)), mtime=0)
+    head_ = gzip.compress(nifti_bytes(np.ones(SHAPE, np.int16)), mtime=0)
     with open(path, "wb") as file:
         file.write(head_)
         for _ in range(int(gib * 64)):

@@ -362,5 +362,7 @@ def header_faults(case: CaseFiles, config: BratsConfig) -> list[Fault]:
         if reference is not None and sorted(shape) != sorted(shapes[reference]):
             wanted = f"{'×'.join(map(str, shapes[reference]))} like {reference.name}"
             found = f"{'×'.join(map(str, shape))} voxels"
-            faults.append(Fault(path, found, wanted, "register and resample to one grid", "dim"))
+            faults.append(
+                Fault(path, found, wanted, "register and resample the modalities to one grid", "dim")
+            )
     return faults
