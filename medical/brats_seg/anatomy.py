@@ -8,6 +8,7 @@ Rebuild it with ``python -m medical.brats_seg.anatomy TEMPLATE_DIR OUT.npz``; te
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,7 +100,11 @@ def template() -> dict[str, F32]:
     pure = maps["gm"] * _T1_GREY["gm"] + maps["wm"] * _T1_GREY["wm"]
     pure += np.maximum(1 - maps["gm"] - maps["wm"], 0) * _T1_GREY["csf"]
     # What tissue fractions alone do not explain: nuclei, brain stem, cortical layers. In units of the GM–WM gap.
-    maps["detail"] = (maps["t1"] * 255 - pure) / (_T1_GREY["wm"] - _T1_GREY["gm"]) * (maps["brain"] > 0.9)
+    maps["detail"] = (
+        (maps["t1"] * 255 - pure)
+        / (_T1_GREY["wm"] - _T1_GREY["gm"])
+        * ((maps["brain"] > 0.9) & (maps["t1"] > 0.2))
+    )
     return maps
 
 
@@ -173,7 +178,12 @@ def build(source: Path, out: Path) -> None:
     mask = ndimage.binary_opening(full["t1"] > 0, iterations=3)
     parts, _ = ndimage.label(mask)
     mask = parts == np.bincount(parts.ravel())[1:].argmax() + 1
-    mask = ndimage.binary_fill_holes(mask)
+    # The published brain leaves the basal cisterns out; skull-stripped scans keep them.
+    wide = np.pad(mask, 12)
+    mask |= ndimage.binary_closing(wide, ndimage.generate_binary_structure(3, 1), iterations=9)[
+        12:-12, 12:-12, 12:-12
+    ]
+    mask = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(mask, 2, 0)], axis=2)
     full["brain"] = mask.astype(np.float32)
     csf = np.clip(1 - full["gm"] - full["wm"], 0, 1) * mask
     points = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1) + affine[:3, 3]
@@ -215,7 +225,7 @@ def _tubes(lines: Sequence[tuple[Sequence[tuple[float, ...]], float]], points: N
     at = points.copy()
     at[..., 0] = np.abs(at[..., 0])
     for line, radius in lines:
-        for start, stop in zip(line[:-1], line[1:], strict=True):
+        for start, stop in itertools.pairwise(line):
             a, b = np.asarray(start, float), np.asarray(stop, float)
             along = np.clip(((at - a) @ (b - a)) / ((b - a) @ (b - a)), 0, 1)
             away = np.linalg.norm(at - a - along[..., None] * (b - a), axis=-1)

@@ -3,7 +3,7 @@
 With fractions f of cerebrospinal fluid, grey and white matter, and z-score means μ drawn per case and modality m,
 
     s_m  = Σ_t f_t μ_tm + detail + vessels, meninges, plexus, white-matter lesions
-    s'_m = (1 − Σ_l a_l) s_m + Σ_l a_l (μ_lm + texture_lm)         l = core, oedema, enhancing; a_l soft label maps
+    s'_m = (1 − Σ_l a_l) (s_m − mean) / sd + Σ_l a_l (μ_lm + texture_lm)    l = core, oedema, enhancing; a_l soft maps
     raw  = M · max(1 + cv · G_m * γ(s'_m), 0) · bias, then Rician noise that is correlated like resampled scans' noise
 
 G is the point spread (in-plane blur, thick slices in some series, shifted by a fraction of a voxel per modality).
@@ -29,11 +29,11 @@ FLAIR, T1CE, T1, T2 = range(4)
 CLASSES = ("gm", "wm", "core", "oedema", "enhancing")
 MEAN = np.array(
     [
-        [0.28, -0.02, -0.28, 0.10],
-        [-0.05, 0.42, 0.78, -0.52],
-        [1.98, -0.43, -0.45, 1.70],
-        [1.94, -0.10, 0.12, 0.84],
-        [2.10, 2.05, -0.04, 1.05],
+        [0.30, -0.05, -0.28, 0.12],
+        [-0.08, 0.42, 0.78, -0.58],
+        [1.62, -0.58, -0.45, 1.70],
+        [1.80, -0.10, 0.12, 0.82],
+        [1.96, 2.25, 0.00, 1.06],
     ]
 )
 DEVIATION = np.array(
@@ -62,11 +62,13 @@ ALONG = np.array(
         [0.47, -0.12, -0.16, 1.00],
     ]
 )
-FLUID = np.array([[-2.3, -2.0, -2.9, 3.6], [0.4, 0.45, 0.45, 0.9]])
-WITHIN = np.array([[0.70, 0.45, 0.36, 0.62], [0.58, 0.26, 0.28, 0.46], [0.75, 0.80, 0.35, 0.48]])
+FLUID = np.array([[-1.9, -1.7, -2.4, 3.2], [0.4, 0.4, 0.4, 0.8]])
+WITHIN = np.array([[0.85, 0.50, 0.45, 0.75], [0.62, 0.36, 0.44, 0.64], [0.86, 0.95, 0.50, 0.64]])
 """Texture's deviation within core, oedema and enhancing tissue."""
-LEAST = np.array([-0.2, 0.1, 0.35])
-"""Least mean of core, oedema and enhancing tissue on FLAIR, T2 … see `draw_means`."""
+WATER = np.array([[0.4, -0.1, -0.1, 0.6], [0.8, -0.6, -0.6, 0.85], [0.8, 0.2, 0.0, 0.8]])
+"""Share of that texture that all modalities have in common (more water: brighter FLAIR and T2, darker T1)."""
+FAT = np.array([[0.6, 0.9, 0.9, -0.2], [0.0, 0.75, 0.75, 0.0], [0.0, 0.1, 0.3, 0.1]])
+"""The same for a second texture, that of the two T1-weighted images."""
 DETAIL = np.array([-0.25, 0.45, 0.75, -0.35])
 """How the template's T1 detail shows in each modality, z per GM–WM gap of the template."""
 
@@ -92,37 +94,72 @@ def draw_means(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[n
     grey, white, core, oedema, enhancing = means
     white[T1] = max(white[T1], grey[T1] + 0.45)
     white[T1CE] = max(white[T1CE], grey[T1CE] + 0.15)
-    white[T2] = min(white[T2], grey[T2] - 0.25)
-    grey[FLAIR] = max(grey[FLAIR], white[FLAIR] - 0.1)
-    oedema[FLAIR] = max(oedema[FLAIR], grey[FLAIR] + 0.55)
-    oedema[T2] = max(oedema[T2], grey[T2] + 0.1)
-    core[T2] = max(core[T2], grey[T2] + 0.2)
-    enhancing[T1CE] = max(enhancing[T1CE], white[T1CE] + 0.6, core[T1CE] + 0.6, oedema[T1CE] + 0.6)
+    white[T2] = min(white[T2], grey[T2] - 0.3)
+    grey[FLAIR] = max(grey[FLAIR], white[FLAIR] - 0.05)
+    enhancing[T1CE] = max(enhancing[T1CE], core[T1CE] + 0.7, oedema[T1CE] + 0.7)
     return means, fluid
 
 
 def paint(rng: np.random.Generator, tissue: Tissue, label: Label, axes: Axes) -> F32:
     """The four images (4, D, H, W) in scanner units, 0 outside the brain."""
     means, fluid = draw_means(rng)
-    extras = _extras(rng, tissue, axes, means)
-    shared = [Smooth.draw(rng, scale).at(axes) for scale in (14.0, 5.0)]
-    alphas = _alphas(rng, label, axes, tissue)
+    extras = _extras(rng, tissue, axes)
+    shared = Smooth.draw(rng, 14.0).at(axes)
+    solid = 1 - tissue.fluid
+    lesions = _lesions(rng, label, axes, tissue)
+    shares = np.array([float((label[tissue.brain] == v).mean()) for v in (CORE, OEDEMA, ENHANCING)])
     out = np.zeros((4, *label.shape), np.float32)
     for m in range(4):
         image = tissue.fluid * np.float32(fluid[m])
         image += tissue.grey * np.float32(means[0, m]) + tissue.white * np.float32(means[1, m])
-        image += tissue.maps["detail"] * np.float32(DETAIL[m] * rng.uniform(0.5, 1.3)) * (1 - tissue.fluid)
+        image += tissue.maps["detail"] * np.float32(DETAIL[m] * rng.uniform(0.5, 1.3)) * solid
         image += extras[m]
-        image += (0.10 * shared[0] + 0.08 * Smooth.draw(rng, 9.0).at(axes)) * (1 - tissue.fluid)
-        image = _add_lesions(rng, image, alphas, means[2:, m], m, shared, axes)
+        image += (0.10 * shared + 0.08 * Smooth.draw(rng, 9.0).at(axes)) * solid
+        middle, scale = _z_scale(image[tissue.brain & (label == 0)], shares, means[2:, m], WITHIN[:, m])
+        image = (image - np.float32(middle)) / np.float32(scale)
+        grey, white = (means[:2, m] - middle) / scale
+        targets = _visible(means[2:, m], m, grey, white)
+        for lesion in lesions:
+            _add_lesion(rng, image, lesion, targets[lesion.row], m)
+        _level(image, lesions, targets)
         out[m] = _acquire(rng, image, m, tissue, axes)
     return out
+
+
+def _z_scale(
+    healthy: F32, shares: NDArray[np.float64], means: NDArray[np.float64], within: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Mean and deviation over the brain once lesions with these z-score `means` are in: the z-scores come out true.
+
+    m = Σ p (m + s z) + (1 − Σ p) m₀ and s² = Σ p s² (z² + w²) + (1 − Σ p) (s₀² + (m₀ − m)²), solved by iteration.
+    """
+    shares = shares * min(1.0, 0.5 / max(float((shares * (means**2 + within**2)).sum()), 1e-9))
+    rest = 1 - shares.sum()
+    first, spread = float(healthy.mean()), float(healthy.std())
+    middle, scale = first, spread
+    for _ in range(20):
+        middle = first + scale * float((shares * means).sum()) / rest
+        inner = rest * (spread**2 + (first - middle) ** 2)
+        scale = float(np.sqrt(inner / (1 - (shares * (means**2 + within**2)).sum())))
+    return middle, scale
+
+
+def _visible(means: NDArray[np.float64], modality: int, grey: float, white: float) -> NDArray[np.float64]:
+    """Lesion means that differ from this head's normal tissue where readers would see them differ."""
+    core, oedema, enhancing = means
+    if modality == FLAIR:
+        oedema = max(oedema, grey + 0.5, white + 0.7)
+    elif modality == T2:
+        oedema, core = max(oedema, grey + 0.1, white + 0.4), max(core, grey + 0.2)
+    elif modality == T1CE:
+        enhancing = max(enhancing, white + 0.5)
+    return np.array([core, oedema, enhancing])
 
 
 # ---------------------------------------------------------------- what every head has
 
 
-def _extras(rng: np.random.Generator, tissue: Tissue, axes: Axes, means: NDArray[np.float64]) -> list[F32]:
+def _extras(rng: np.random.Generator, tissue: Tissue, axes: Axes) -> list[F32]:
     maps, fluid = tissue.maps, tissue.fluid
     size = fluid.shape
     # Small vessels: beads of fine noise in sulci and just under the surface.
@@ -156,13 +193,11 @@ def _extras(rng: np.random.Generator, tissue: Tissue, axes: Axes, means: NDArray
     gives[FLAIR] += np.float32(rng.uniform(-0.8, 0.9)) * rim
     # Flow in fluid: FLAIR's suppression is incomplete in cisterns and ventricles of some scans.
     gives[FLAIR] += np.clip(patchy, 0, 2) * fluid * np.float32(rng.choice([0.0, 0.6, 1.4], p=[0.5, 0.3, 0.2]))
-    _white_matter_lesions(rng, tissue, axes, gives, means)
+    _white_matter_lesions(rng, tissue, axes, gives)
     return gives
 
 
-def _white_matter_lesions(
-    rng: np.random.Generator, tissue: Tissue, axes: Axes, gives: list[F32], means: NDArray[np.float64]
-) -> None:
+def _white_matter_lesions(rng: np.random.Generator, tissue: Tissue, axes: Axes, gives: list[F32]) -> None:
     """Periventricular caps and rims in most heads, punctate lesions in some: bright on FLAIR, but no tumour."""
     near = tissue.maps["rim"]
     caps = np.clip(near * 2.2 - 0.15, 0, 1) * tissue.white
@@ -182,59 +217,73 @@ def _white_matter_lesions(
 # ---------------------------------------------------------------- tumour
 
 
-def _alphas(
-    rng: np.random.Generator, label: Label, axes: Axes, tissue: Tissue
-) -> dict[int, tuple[tuple[slice, ...], F32]]:
-    """Soft weight of each class within its box. Readers' outlines and the eye's borders differ by about a voxel."""
-    step = [float(a[1] - a[0]) for a in axes]
-    width = float(rng.uniform(0.5, 1.3))
-    out = {}
+@dataclass(frozen=True)
+class Lesion:
+    """One class of the tumour, within its box: soft weight (0–1), where the label is, and the shared textures."""
+
+    row: int
+    box: tuple[slice, ...]
+    alpha: F32
+    hard: NDArray[np.bool_]
+    axes: Axes
+    water: F32
+    fat: F32
+
+
+def _lesions(rng: np.random.Generator, label: Label, axes: Axes, tissue: Tissue) -> list[Lesion]:
+    """The classes present. Readers' outlines and the image's borders differ by about a voxel: weights are soft."""
     where = ndimage.find_objects((label > 0).astype(np.uint8))
     if not where:
-        return out
+        return []
+    step = [float(a[1] - a[0]) for a in axes]
+    width = float(rng.uniform(0.4, 1.2))
     box = tuple(
         slice(max(s.start - int(5 / d) - 1, 0), s.stop + int(5 / d) + 1)
         for s, d in zip(where[0], step, strict=True)
     )
-    part = label[box]
     local: Axes = tuple(a[b] for a, b in zip(axes, box, strict=True))  # type: ignore[assignment]
-    for value in (CORE, OEDEMA, ENHANCING):
-        mask = (part == value).astype(np.float32)
-        if mask.any():
-            soft = width * (1.7 if value == OEDEMA else 0.8)
-            alpha = ndimage.gaussian_filter(mask, [soft / d for d in step], truncate=3)
-            if value == OEDEMA:
-                # Anatomy shows through oedema, most where it is grey matter or fluid.
-                strength = np.clip(0.92 + 0.12 * Smooth.draw(rng, 12.0).at(local), 0.45, 1)
-                alpha *= strength * (1 - 0.25 * tissue.grey[box] - 0.75 * tissue.fluid[box])
-            out[value] = (box, alpha)
+    water, fat = (_texture(rng, local) for _ in range(2))
+    out = []
+    for row, value in enumerate((CORE, OEDEMA, ENHANCING)):
+        hard = label[box] == value
+        if not hard.any():
+            continue
+        soft = width * (1.6 if value == OEDEMA else 0.7)
+        alpha = ndimage.gaussian_filter(hard.astype(np.float32), [soft / d for d in step], truncate=3)
+        if value == OEDEMA:
+            # Anatomy shows through oedema, most where it is grey matter or fluid.
+            strength = np.clip(0.92 + 0.12 * Smooth.draw(rng, 12.0).at(local), 0.45, 1)
+            alpha *= strength * (1 - 0.25 * tissue.grey[box] - 0.7 * tissue.fluid[box])
+        out.append(Lesion(row, box, alpha, hard, local, water, fat))
     return out
 
 
-def _add_lesions(
-    rng: np.random.Generator,
-    image: F32,
-    alphas: dict[int, tuple[tuple[slice, ...], F32]],
-    means: NDArray[np.float64],
-    modality: int,
-    shared: list[F32],
-    axes: Axes,
-) -> F32:
-    for row, value in enumerate((CORE, OEDEMA, ENHANCING)):
-        if value not in alphas:
-            continue
-        box, alpha = alphas[value]
-        local: Axes = tuple(a[b] for a, b in zip(axes, box, strict=True))  # type: ignore[assignment]
-        own = 0.55 * Smooth.draw(rng, 9.0).at(local) + 0.6 * Smooth.draw(rng, 3.5).at(local)
-        texture = 0.75 * own + 0.45 * shared[1][box]
-        spread = np.float32(WITHIN[row, modality])
-        if modality == T1CE and value == ENHANCING:
-            # Uptake is skewed: a bright rim over a moderate mean.
-            inside = np.float32(means[row] + 0.2) * np.exp(0.42 * texture) - 0.2
-        else:
-            inside = means[row] + spread * texture
-        image[box] += alpha * (inside.astype(np.float32) - image[box])
-    return image
+def _texture(rng: np.random.Generator, axes: Axes) -> F32:
+    """Smooth and fine in equal parts, unit variance."""
+    return np.float32(0.71) * (Smooth.draw(rng, 10.0).at(axes) + Smooth.draw(rng, 3.5).at(axes))
+
+
+def _add_lesion(rng: np.random.Generator, image: F32, lesion: Lesion, mean: float, modality: int) -> None:
+    """Blend one class into `image`. Works in place."""
+    row, part = lesion.row, image[lesion.box]
+    water, fat = WATER[row, modality], FAT[row, modality]
+    texture = np.float32(water) * lesion.water + np.float32(fat) * lesion.fat
+    texture += np.float32(np.sqrt(max(1 - water**2 - fat**2, 0))) * _texture(rng, lesion.axes)
+    if modality == T1CE and row == 2:
+        # Uptake is skewed: a bright rim over a moderate mean.
+        inside = np.float32(max(mean, 0.3) + 0.4) * np.exp(0.45 * texture - 0.1) - np.float32(0.4)
+    else:
+        inside = np.float32(mean) + np.float32(WITHIN[row, modality]) * texture
+    part += lesion.alpha * (inside - part)
+
+
+def _level(image: F32, lesions: list[Lesion], targets: NDArray[np.float64]) -> None:
+    """Shift the classes until each one's labelled voxels have the wanted mean, however thin. Works in place."""
+    for _ in range(3):
+        for lesion in lesions:
+            part = image[lesion.box]
+            miss = targets[lesion.row] - float(part[lesion.hard].mean())
+            part += lesion.alpha * np.float32(miss / max(float(lesion.alpha[lesion.hard].mean()), 0.4))
 
 
 # ---------------------------------------------------------------- the scanner
@@ -261,7 +310,7 @@ def _acquire(rng: np.random.Generator, image: F32, modality: int, tissue: Tissue
         for w, s in ((rng.uniform(0, 0.06), 90.0), (rng.uniform(0, 0.02), 45.0))
     )
     signal *= np.exp(np.asarray(bias, np.float32))
-    noise = _noise(rng, image.shape, blur, step, thick, slab) * np.float32(contrast * rng.uniform(0.06, 0.24))
+    noise = _noise(rng, image.shape, blur, step, thick, slab) * np.float32(contrast * rng.uniform(0.05, 0.2))
     # Magnitude of a complex signal; the second channel is the first read backwards (independent of its neighbour).
     signal = np.hypot(signal + noise, noise[::-1, ::-1, ::-1])
     edge = rng.uniform(0.55, 1.0) if rng.random() < 0.6 else 1.0

@@ -88,11 +88,13 @@ def _settle(rng: np.random.Generator, label: Label, tissue: Tissue, axes: Axes) 
     core = (label == CORE) | (label == ENHANCING)
     # Swelling closes the sulci around a tumour, and nothing of the old anatomy is left inside its core.
     near = np.clip(
-        2.5 * ndimage.gaussian_filter((label > 0).astype(np.float32), [7.0 / d for d in step], truncate=2),
+        3 * ndimage.gaussian_filter((label > 0).astype(np.float32), [8.0 / d for d in step], truncate=2),
         0,
         1,
     )
-    near *= np.float32(rng.uniform(0.3, 0.9)) * (1 - np.clip(2 * tissue.maps["ventricle"], 0, 1))
+    near *= np.float32(rng.uniform(0.4, 0.95)) * (
+        1 - np.float32(rng.uniform(0.1, 0.9)) * tissue.maps["ventricle"]
+    )
     closed = tissue.fluid * np.where(core, np.float32(0.9), near)
     tissue.fluid[:] -= closed
     tissue.grey[:] += closed
@@ -119,12 +121,12 @@ def _tissue(rng: np.random.Generator, soft: F32, places: F32, axes: Axes) -> Tis
     fluid = np.clip(1 - grey - white, 0, 1)
     fine = max(3.0, *step)
     wave = [Smooth.draw(rng, fine).at(axes) * np.float32(0.45) for _ in range(2)]
-    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(0.0, 0.3)))
+    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(-0.12, 0.3)))
     # Stripping follows the cortex: of the fluid outside it, patches are left.
-    patches = np.clip(0.5 + 0.5 * Smooth.draw(rng, 10.0).at(axes) + np.float32(rng.uniform(-0.5, 0.4)), 0, 1)
+    patches = np.clip(0.5 + 0.5 * Smooth.draw(rng, 10.0).at(axes) + np.float32(rng.uniform(-0.6, 0.3)), 0, 1)
     fluid *= np.maximum(np.clip(depth / 4 - 0.1, 0, 1), patches)
     # Ventricles grow with age.
-    fluid = np.maximum(fluid, np.clip((maps["rim"] - np.float32(rng.uniform(0.25, 0.75))) * 6, 0, 1))
+    fluid = np.maximum(fluid, np.clip((maps["rim"] - np.float32(rng.uniform(0.4, 0.9))) * 6, 0, 1))
     white *= np.exp(wave[1])
     power = np.float32(rng.uniform(1.6, 2.4))
     fluid, grey, white = fluid**power, grey**power, white**power
