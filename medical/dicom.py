@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from medical.dicom_geometry import stack
 from medical.dicom_rules import assign
-from medical.dicom_slices import Series, collect, hide, looks_like_dicom, read_header, read_pixels, text_of
+from medical.dicom_slices import (
+    Series,
+    collect,
+    hide,
+    is_directory,
+    looks_like_dicom,
+    read_header,
+    read_pixels,
+    text_of,
+)
 from medical.nifti import MAX_BYTES, Volume, offset_mm, reorient
 from shared.errors import ItemError
 
@@ -41,12 +50,14 @@ class StudyKey:
 def study_key(files: Iterable[Path]) -> StudyKey | None:
     """Key of the first DICOM image among the first few `files` (DICOMDIR is none); None without one."""
     for path in list(files)[:_SNIFFED]:
-        if not looks_like_dicom(path) or path.name.upper() == "DICOMDIR":
+        if not looks_like_dicom(path):
             continue
         try:
             header = read_header(path)
         except ItemError:
             return StudyKey(_hashed("study", str(path.parent)), _hashed("patient", str(path.parent)))
+        if is_directory(header):
+            continue
         study = text_of(header, "StudyInstanceUID") or str(path.parent)
         return StudyKey(_hashed("study", study), _hashed("patient", text_of(header, "PatientID") or study))
     return None

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from shared.errors import ItemError
 
@@ -32,7 +33,7 @@ _IGNORED_SUFFIXES = {
     ".txt", ".md", ".json", ".xml", ".csv", ".tsv", ".html", ".htm", ".pdf", ".log", ".ini", ".inf", ".exe", ".jpg",
     ".jpeg", ".png", ".gif", ".bval", ".bvec", ".nii", ".gz", ".zip",
 }  # fmt: skip
-_IGNORED_NAMES = {"dicomdir", "readme", "license", "lockfile", "version", "thumbs.db"}
+_IGNORED_NAMES = {"readme", "license", "lockfile", "version", "thumbs.db"}
 _DECODERS = (
     "`pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg`, or decompress with `gdcmconv --raw`"
 )
@@ -145,10 +146,15 @@ def read_header(path: Path) -> Any:
         ) from None
 
 
+def is_directory(header: Any) -> bool:
+    """Whether the file is a DICOMDIR: a table of contents, not an image."""
+    return str(header.file_meta.get("MediaStorageSOPClassUID", "")) == MediaStorageDirectoryStorage
+
+
 def collect(paths: Iterable[Path]) -> tuple[list[Series], list[str], ItemError | None]:
     """Series among the files `paths` in the order of their number; words to hide; the first refusal, if any.
 
-    DICOMDIR and files with suffixes no scanner writes (.txt, .json, …) are passed over.
+    Directories (DICOMDIR) and files with suffixes no scanner writes (.txt, .json, …) are passed over.
     """
     series: dict[str, Series] = {}
     hidden: dict[str, None] = {}
@@ -160,6 +166,8 @@ def collect(paths: Iterable[Path]) -> tuple[list[Series], list[str], ItemError |
             continue
         try:
             header = read_header(path)
+            if is_directory(header):
+                continue
             uid = text_of(header, "SeriesInstanceUID")
             if not uid:
                 raise ItemError(path, "absent", "a series", "export it again", "SeriesInstanceUID")

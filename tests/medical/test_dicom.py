@@ -18,6 +18,7 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     MRImageStorage,
     RLELossless,
     generate_uid,
@@ -517,7 +518,11 @@ def test_other_objects_are_passed_over(tmp_path: Path) -> None:
     writer = study(tmp_path)
     writer.series("sr", "T1 report", Modality="SR")
     writer.series("loc", "localizer T1")
-    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 40)
+    table = image(voxels()[:, :, 0])
+    table.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    for place in (tmp_path, tmp_path / "t1"):
+        table.save_as(place / "A-DICOMDIR")
+    assert len(discover([tmp_path])) == 1
     assert set(read_study(tmp_path, WANTED)) == set(WANTED)
 
 

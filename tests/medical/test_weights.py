@@ -279,7 +279,7 @@ def test_weights_51_bundle(tmp_path: Path, source: dict[str, Tensor], inner: str
 
 
 MISFITS = [
-    ("feature-size", {"feature_size": 24}, ["swinViT.patch_embed.proj.weight 12×4×2×2×2 for 24×4×2×2×2", "model.feature_size=12"]),
+    ("feature-size", {"feature_size": 24}, ["patch_embed.proj.weight 12×4×2×2×2 for 24×4×2×2×2", "feature_size=12"]),
     ("window", {"window_size": 4}, ["relative_position_bias_table 2197×3 for 343×3", "set model.window_size=7"]),
     ("more-stages", {"stages": 3}, ["set the model options"]),
     ("other-network", {"name": "segresnet", "norm": "group"}, ["has a place", "check model.name"]),
