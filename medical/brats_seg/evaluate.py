@@ -50,6 +50,7 @@ def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path)
     from medical.brats_seg.labels import encode
 
     predictor: Any = pipeline.predictor(bundle, config.predict.model_dump())
+    predictor.reads_labels = True
     with tempfile.TemporaryDirectory() as scratch:
         if config.data.path is None:
             cases, patches = _made_cases(config, Path(scratch)), None
@@ -83,7 +84,7 @@ def _made_cases(config: BratsConfig, folder: Path) -> list[CaseFiles]:
 
     data = config.data
     for index in range(data.fold, data.synthetic_cases, data.folds):
-        write_case(folder, f"made-{index:04d}", made_sample(config, index))
+        write_case(folder, f"Made-{index:04d}", made_sample(config, index))
     return discover([folder])
 
 

@@ -86,6 +86,8 @@ class BratsPredictor(Predictor):
             self.settings.tta,
         )
         self.networks = [self._network(member) for member in self.bundles]
+        self.reads_labels = False
+        """Evaluation wants each case's reference too, and refuses a case without."""
 
     def _network(self, bundle: Bundle) -> Any:
         import torch
@@ -103,16 +105,21 @@ class BratsPredictor(Predictor):
         from medical.brats_seg.cases import discover
 
         return [
-            Item(files.id, tuple(files.sources), files, files.fault)
+            Item(files.id, tuple(files.sources), files, None if self._fillable(files.images) else files.fault)
             for files in discover([Path(p) for p in paths], self.config.data.layout)
         ]
+
+    def _fillable(self, images: Mapping[str, Path]) -> bool:
+        """Whether modalities are missing that `read_case` may replace by zeros."""
+        missing = [name for name in self.config.data.modalities if name not in images]
+        return self.settings.allow_missing and 0 < len(missing) < len(self.config.data.modalities)
 
     def predict(self, item: Item, tick: Tick | None = None) -> Prediction:
         from medical.brats_seg.cases import read_case
         from medical.brats_seg.data import to_network_grid
 
         started = time.monotonic()
-        case = read_case(item.payload, self.config)
+        case = read_case(item.payload, self.config, with_label=self.reads_labels)
         shape = case.images.shape[1:]
         needed = estimate_bytes(self.networks, self.sliding, shape, case.images.shape[0])
         require_memory(item.id, shape, needed)
@@ -193,7 +200,9 @@ class BratsPredictor(Predictor):
                 volumes_ml=volumes,
                 warnings=facts["warnings"],
             )
-        (folder / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        # The time is in the manifest; here it would make equal results differ.
+        lasting = {key: value for key, value in facts.items() if key != "seconds"}
+        (folder / f"{name}.json").write_text(json.dumps(lasting, indent=2) + "\n", encoding="utf-8")
         return {"volumes_ml": volumes, "convention": facts["convention"], "warnings": facts["warnings"]}
 
     # ------------------------------------------------------------ serving
