@@ -14,6 +14,7 @@ from typing import Any
 
 from medical.nifti import irregular, is_nifti, stem
 from shared.errors import DataInvalid, Fault
+from shared.io.archive import is_archive
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")
 SYNONYMS = {
@@ -143,6 +144,8 @@ def _under(path: Path, layout: str) -> tuple[list[CaseFiles], int]:
         return list_cases(path), 1
     if is_nifti(path):
         return [four_d_case(path)], 1
+    if is_archive(path):
+        raise DataInvalid([Fault(path, "an archive", "a folder or file", "unpack it first")])
     return [], 1
 
 

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medical.brats_seg.layouts import CaseFiles, discover, patient_of
 from shared.errors import DataInvalid
@@ -201,6 +203,12 @@ def test_a_folder_that_cannot_be_listed_is_a_fault(tmp_path: Path, monkeypatch: 
     assert closed.id == "closed" and "closed: Permission denied; a readable folder" in str(closed.fault)
 
 
+def test_an_archive_is_to_be_unpacked_first(tmp_path: Path) -> None:
+    (tmp_path / "set.tar.gz").write_bytes(b"x")
+    with pytest.raises(DataInvalid, match=r"set\.tar\.gz: an archive; a folder or file; unpack it first"):
+        discover([tmp_path / "set.tar.gz"])
+
+
 def test_a_list_that_is_a_pipe_does_not_hang(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid, match="not a regular file"):
         discover([make_fifo(tmp_path / "cases.csv")])
@@ -378,3 +386,49 @@ def test_a_bad_json_list(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(DataInvalid, match=r"list\.json"):
         discover([tmp_path / "list.json"])
+
+
+# ---------------------------------------------------------------- whatever is in a list
+
+WORDS = st.sampled_from(
+    ["id", "flair", "t1", "t1ce", "t2", "label", "image", "fold", "patient", "convention", "modalities"]
+)
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), WORDS)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(WORDS, inner, max_size=4)),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(["training", "validation", "testing", "test", "modalities"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(VALUES, st.dictionaries(KEYS, VALUES)), st.booleans())
+def test_any_json_gives_cases_with_faults_or_one_error(tmp_path: Path, value: object, task01: bool) -> None:
+    path = tmp_path / ("dataset.json" if task01 else "list.json")
+    path.write_text(json.dumps(value))
+    try:
+        cases = discover([tmp_path if task01 else path])
+    except DataInvalid as err:
+        assert path.name in str(err) or "0 of 1 files" in str(err)
+    else:
+        assert all(case.fault is not None for case in cases)
+    path.unlink()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.one_of(WORDS, st.text(max_size=6)), max_size=6), max_size=4),
+    st.sampled_from([",", ";", "\0,", '",']),
+)
+def test_any_csv_gives_cases_with_faults_or_one_error(
+    tmp_path: Path, rows: list[list[str]], separator: str
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes("\n".join(separator.join(row) for row in rows).encode("utf-8", "surrogatepass"))
+    try:
+        cases = discover([path])
+    except DataInvalid as err:
+        assert "list.csv" in str(err)
+    else:
+        assert all(case.fault is not None for case in cases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medical.brats_seg.config import BratsConfig
 from shared.config import parse_yaml, read_yaml, resolve
@@ -88,6 +91,19 @@ def test_config_56_a_pipe_or_a_folder_is_no_configuration(tmp_path: Path) -> Non
     for path, words in ((make_fifo(tmp_path / "a.yaml"), "not a regular file"), (tmp_path, "a folder")):
         with pytest.raises(UsageError, match=words):
             read_yaml(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab:-[]{},&*!|>%@`'\"#?<=~ \n\t0129.eE+_x"), max_size=40))
+def test_any_text_is_yaml_or_one_error(text: str) -> None:
+    try:
+        value = parse_yaml(text, "mine.yaml")
+    except UsageError as err:
+        assert str(err).startswith("mine.yaml") and "\n" not in str(err)
+        return
+    if isinstance(value, dict):
+        with pytest.raises(UsageError) if value else contextlib.nullcontext():
+            resolve(BratsConfig, [("mine.yaml", value)])
 
 
 # ---------------------------------------------------------------- archives, row 55
