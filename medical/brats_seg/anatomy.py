@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,10 +171,10 @@ def build(source: Path, out: Path) -> None:
     """Write the reduced asset from the ``mni_icbm152_{t1,gm,wm}_tal_nlin_sym_09a_converted.nii.gz`` in `source`."""
     import nibabel as nib
 
-    full = {}
+    full: dict[str, F32] = {}
     for name in ("gm", "wm", "t1"):
-        image = nib.load(source / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")  # type: ignore[attr-defined]
-        full[name] = np.asarray(image.dataobj, np.float32) / 255
+        image: Any = nib.load(source / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+        full[name] = np.asarray(image.dataobj, np.float32) / np.float32(255)
         affine = image.affine
     mask = ndimage.binary_opening(full["t1"] > 0, iterations=3)
     parts, _ = ndimage.label(mask)
@@ -185,7 +186,7 @@ def build(source: Path, out: Path) -> None:
     ]
     mask = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(mask, 2, 0)], axis=2)
     full["brain"] = mask.astype(np.float32)
-    csf = np.clip(1 - full["gm"] - full["wm"], 0, 1) * mask
+    csf = np.clip(1 - full["gm"] - full["wm"], 0, 1) * full["brain"]
     points = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1) + affine[:3, 3]
     full |= _structures(csf, mask, points)
     box = ndimage.find_objects(ndimage.binary_dilation(mask, iterations=3).astype(np.uint8))[0]

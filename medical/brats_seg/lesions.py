@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical.brats_seg.anatomy import F32, FIELD_MM, Axes, Head, Smooth, pick, template
+from medical.brats_seg.anatomy import F32, FIELD_MM, Axes, Head, Smooth, template
 
 Label = NDArray[np.uint8]
 CORE, OEDEMA, ENHANCING = 1, 2, 4
@@ -160,12 +160,3 @@ def push(label: Label, rng: np.random.Generator, axes: Axes) -> F32 | None:
     square = sum(line**2 for line in lines)
     pull = -strength * np.exp(-square / np.float32(2 * spread**2))  # type: ignore[operator]
     return np.stack([pull * line for line in lines])
-
-
-def in_reach(label: Label, head: Head, axes: Axes) -> bool:
-    """Whether the label map's tumour lies within the brain of this head at all."""
-    hit = np.argwhere(label)
-    if not len(hit):
-        return False
-    at = [np.array([a[int(i)]]) for a, i in zip(axes, hit.mean(0), strict=True)]
-    return bool(pick("brain", head.places((at[0], at[1], at[2]))).max() > 0.5)

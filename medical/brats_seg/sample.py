@@ -121,7 +121,7 @@ def _tissue(rng: np.random.Generator, soft: F32, places: F32, axes: Axes) -> Tis
     fluid = np.clip(1 - grey - white, 0, 1)
     fine = max(3.0, *step)
     wave = [Smooth.draw(rng, fine).at(axes) * np.float32(0.45) for _ in range(2)]
-    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(-0.12, 0.3)))
+    fluid *= np.exp(wave[0]) * np.float32(np.exp(rng.normal(0.0, 0.4)))
     # Stripping follows the cortex: of the fluid outside it, patches are left.
     patches = np.clip(0.5 + 0.5 * Smooth.draw(rng, 10.0).at(axes) + np.float32(rng.uniform(-0.6, 0.3)), 0, 1)
     fluid *= np.maximum(np.clip(depth / 4 - 0.1, 0, 1), patches)

@@ -108,7 +108,7 @@ def test_tumour_has_the_contrast_of_its_parts() -> None:
 def test_z_scores_are_those_of_patients() -> None:
     """Means over patients (224 cubes around tumours): 2.1, 2.0 for FLAIR in 4 and 2, 2.1 for T1ce in 4."""
     seen: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: [], 4: []}
-    for seed in range(20, 32):
+    for seed in range(20, 29):
         one = case(seed, 3.0)
         z = _scored(one)
         for value, means in seen.items():
