@@ -18,7 +18,7 @@ from types import TracebackType
 import psutil
 
 from shared.config import TrainConfig
-from shared.errors import EnvironmentUnfit, ResourcesExhausted, SuiteError, UsageError
+from shared.errors import ResourcesExhausted, SuiteError, UsageError
 
 PARENT = "PIPELINES_HELPER_OF"
 LEAVE_SECONDS = 10.0
@@ -139,10 +139,14 @@ def _death(rank: int, world: int, code: int, log: Path) -> SuiteError:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-    kind = EnvironmentUnfit if code == EnvironmentUnfit.exit_code else ResourcesExhausted
-    return kind(
-        f"process {rank} of 0–{world - 1} ended ({ended}{': ' + last[:120] if last else ''}), so the training stopped; "
-        f"often memory; see {log}; the same command goes on from the last checkpoint"
+    text = f"process {rank} of 0–{world - 1} ended ({ended}{': ' + last[:120] if last else ''})"
+    if 1 <= code <= 8:  # it said why; its reason is the run's
+        error = SuiteError(f"{text}; see {log}")
+        error.exit_code = code
+        return error
+    return ResourcesExhausted(
+        f"{text}, so the training stopped; often memory; see {log}; "
+        "the same command goes on from the last checkpoint"
     )
 
 

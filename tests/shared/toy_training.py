@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from shared.config import RunConfig, resolve
 from shared.training.fit import FitContext, FitResult, fit
-from shared.training.loader import Draw, ExactLoader, make_loader
+from shared.training.loader import ExactLoader, make_loader
 from shared.training.optim import optimizer_config
 from shared.training.seed import seed_everything, state_sha
+from tests.shared.toy_points import Points
 
 
 class ToyConfig(RunConfig):
@@ -40,26 +41,6 @@ class ToyConfig(RunConfig):
     """The step at which process 1 of a distributed run ends itself."""
     no_memory_at_step: int = -1
     ignore: int = 0
-
-
-class Points:
-    """Item i is a point near the corner of its class; noise comes from the draw."""
-
-    def __init__(self, items: int, noise: float) -> None:
-        self.items, self.noise = items, noise
-
-    def __len__(self) -> int:
-        return self.items
-
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        label = draw.index % 2
-        x = torch.full((4,), float(2 * label - 1)) + torch.arange(4) * 0.1 * draw.index / self.items
-        if self.noise:
-            x = x + self.noise * torch.randn(4)  # the global generator, seeded by the loader
-        return x, torch.tensor(float(label))
-
-    def name(self, index: int) -> str:
-        return f"point-{index:03d}"
 
 
 class ToyData(pl.LightningDataModule):
