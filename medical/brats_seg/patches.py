@@ -112,7 +112,7 @@ def check_patch_set(path: Path) -> list[Fault]:
                     faults += _map_faults(file, {name: data[name] for name in data.files})
                 else:
                     faults += _cube_faults(file, {name: data[name] for name in data.files})
-                    scales.add(float(data["scale"]) if "scale" in data else 0.0)
+                    scales |= {float(data["scale"])} if "scale" in data else set()
         except (OSError, ValueError, EOFError, BadZipFile) as err:
             faults.append(
                 Fault(file, f"unreadable ({str(err)[:80]})", "an .npz file of arrays", "copy it again")
