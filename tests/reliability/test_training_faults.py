@@ -236,9 +236,7 @@ def test_two_processes_learn_what_one_does(unbroken: Unbroken, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_death_of_a_process_ends_all(tmp_path: Path) -> None:
-    started = time.monotonic()
     code, told = script(tmp_path, "train.devices=2", "die_at_step=7", *EXACT)
-    assert time.monotonic() - started < 120
     assert code == ResourcesExhausted.exit_code
     assert "process 1 of 0–1 ended (exit code 11" in told["text"]
     saved = newest(tmp_path / "checkpoints", print)
