@@ -28,7 +28,7 @@ from medical.brats_seg.cases import read_case
 from medical.brats_seg.config import BratsConfig, BratsPredictConfig
 from medical.brats_seg.layouts import discover
 from medical.dicom import read_study
-from medical.dicom_rules import Traits, modality_of
+from medical.dicom.rules import Traits, modality_of
 from medical.nifti import read_volume, write_labels
 from shared.errors import ItemError
 

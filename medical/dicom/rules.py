@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medical.dicom_slices import Series, number_of, text_of
+from medical.dicom.slices import Series, number_of, text_of
 
 _OTHER = re.compile(
     r"loc(?![a-z])|localizer|localiser|scout|survey|adc|dwi|diff|trace|dti|(?<![a-z])(fa|b0|b1000)(?![a-z0-9])|"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medical.dicom_slices import Slice
+from medical.dicom.slices import Slice
 from shared.errors import ItemError
 
 _DIRECTION = 1e-3

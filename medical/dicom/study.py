@@ -1,7 +1,7 @@
 """A DICOM study as volumes: its series recognised, checked, stacked and brought to one grid.
 
 Nothing that names a person leaves this module: ids are hashes, and words of the patient's name or id that occur in a
-path or description are hidden from every message (`medical.dicom_slices.hide`).
+path or description are hidden from every message (`medical.dicom.slices.hide`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medical.dicom_geometry import stack
-from medical.dicom_rules import assign
-from medical.dicom_slices import (
+from medical.dicom.geometry import stack
+from medical.dicom.rules import assign
+from medical.dicom.slices import (
     Series,
     collect,
     hide,
@@ -31,7 +31,7 @@ from medical.dicom_slices import (
 from medical.nifti import MAX_BYTES, Volume, offset_mm, reorient
 from shared.errors import ItemError
 
-__all__ = ["StudyKey", "looks_like_dicom", "read_study", "study_key"]
+__all__ = ["StudyKey", "read_study", "study_key"]
 
 _DEPTH = 3
 _SAME_GRID_MM = 1e-3
