@@ -191,7 +191,7 @@ def test_patch_set_mixes_real_and_made_in_the_asked_share(patch_set: Path) -> No
 
 
 def test_patch_set_of_another_size_or_orientation_is_refused(patch_set: Path) -> None:
-    with pytest.raises(DataInvalid, match="train.crop"):
+    with pytest.raises(DataInvalid, match=r"train\.crop"):
         BratsData(patches_config(patch_set, "train.crop=[32,32,32]")).setup("fit")
     with pytest.raises(DataInvalid, match="LPS"):
         BratsData(patches_config(patch_set, "data.orientation=RAS")).setup("fit")
