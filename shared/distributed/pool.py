@@ -48,7 +48,7 @@ def cores() -> int:
 def limit_threads(threads: int) -> None:
     """Let numerical libraries use at most `threads`; a smaller number in the environment is kept.
 
-    Waiting threads sleep instead of spinning: beside other busy processes two spinning threads are several times slower.
+    Waiting threads sleep instead of spinning: beside other busy processes, spinning ones are several times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in THREAD_VARIABLES:
