@@ -75,8 +75,7 @@ def _regions(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -
         if s:
             line[-s:] = 2
         lines.append(line)
-    d, h, w = lines
-    ids = 9 * d[:, None, None] + 3 * h[:, None] + w
+    ids = 9 * lines[0][:, None, None] + 3 * lines[1][:, None] + lines[2]
     windows: Tensor = window_partition(ids[None, ..., None], window)
     return windows.squeeze(-1)
 
@@ -158,7 +157,8 @@ def _plain(block: Any) -> bool:
 
 def _outgoing(block: Any, inp: Tensor) -> int:
     """Values of the block's largest map."""
-    return inp.numel() // inp.shape[1] * max(inp.shape[1], block.conv1.conv.out_channels)
+    channels: int = max(inp.shape[1], block.conv1.conv.out_channels)
+    return inp.numel() // inp.shape[1] * channels
 
 
 def _residual(block: Any, parts: Sequence[Tensor], spare: Tensor | None = None) -> Tensor:

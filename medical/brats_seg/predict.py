@@ -146,8 +146,9 @@ class BratsPredictor(Predictor):
             masks[:, rows] = logits > level
             if probabilities is not None:
                 probabilities[:, rows] = 1 / (1 + np.exp(-logits))
-        masks = np.ascontiguousarray(to_target_axes(masks, maps))
-        return masks, None if probabilities is None else to_target_axes(probabilities, maps)
+        turned_masks: Any = np.ascontiguousarray(to_target_axes(masks, maps))
+        turned_maps: Any = None if probabilities is None else to_target_axes(probabilities, maps)
+        return turned_masks, turned_maps
 
     def _finish(
         self, case: Case, masks: NDArray[np.bool_], probabilities: NDArray[np.float32] | None
@@ -156,7 +157,7 @@ class BratsPredictor(Predictor):
         from medical.brats_seg.postprocess import clean
 
         changed = clean(masks, self.settings)
-        convention = self.settings.labels
+        convention: str = self.settings.labels
         if convention == "auto":
             convention = case.convention or "brats2021"
         labels = decode(masks, convention)
@@ -243,7 +244,7 @@ class BratsPredictor(Predictor):
         head = d**2 + h**2 + w**2 < 0.8
         ball = (d - 0.2) ** 2 + h**2 + w**2 < 0.08
         affine = np.diag([-1.0, -1.0, 1.0, 1.0])
-        record = {}
+        record: dict[str, Any] = {}
         for modality, bright in zip(self.config.data.modalities, (300, 250, -40, 280)):
             volume = (head * 200 + (head & ball) * bright + head * np.round(20 * d)).astype(np.int16)
             # No time stamp in the gzip header: the same example every time.
