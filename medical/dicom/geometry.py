@@ -6,6 +6,7 @@ The spacing is that of the positions. SliceThickness and SpacingBetweenSlices ar
 from __future__ import annotations
 
 from collections import Counter
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def stack(slices: Sequence[Slice], where: Path, name: str) -> tuple[list[Slice],
 
 
 def _one_kind(slices: Sequence[Slice], where: Path, name: str) -> None:
-    first = slices[0]
+    # The commonest kind is the series', so that the odd image out is named whatever the order of the files.
+    kinds = [(p.shape, *np.round((*p.spacing, *p.right, *p.down), 2).tolist()) for p in slices]
+    first = slices[kinds.index(Counter(kinds).most_common(1)[0][0])]
     for plane in slices:
         place = f"{name}: {_named(plane)}"
         if plane.shape != first.shape:
