@@ -6,7 +6,6 @@ The spacing is that of the positions. SliceThickness and SpacingBetweenSlices ar
 from __future__ import annotations
 
 from collections import Counter
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
