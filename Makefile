@@ -36,7 +36,7 @@ brats-seg: setup
 	$(BIN)/pipelines run brats-seg
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ check: setup
 	$(BIN)/mypy
 
 full: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --slow
 	$(BIN)/pipelines run brats-seg --preset default --resume no
 
 bench: setup
