@@ -6,9 +6,12 @@ import difflib
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from shared.errors import EnvironmentUnfit, UsageError
-from shared.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from shared.pipeline import Pipeline
 
 GROUP = "pipelines"
 
@@ -38,6 +41,8 @@ def load(name: str) -> Pipeline:
 
 def load_object(target: str) -> Pipeline:
     """The pipeline at ``module:attribute``; how a spawned worker finds one that is not registered."""
+    from shared.pipeline import Pipeline  # late: `--help` needs no pydantic
+
     module, _, attribute = target.partition(":")
     pipeline = getattr(import_module(module), attribute)
     if not isinstance(pipeline, Pipeline):

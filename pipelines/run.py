@@ -118,7 +118,7 @@ def _stages(
     atomic_write_text(work / "config.yaml", to_yaml(config))
     tracked.log_artifact(work / "config.yaml")
 
-    data = pipeline.data(config)
+    data: Any = pipeline.data(config)
     data.setup("fit")
     facts: DataFacts = data.facts()
     for note in facts.notes:
