@@ -146,12 +146,15 @@ _LEAN: dict[type, type] = {
 
 def _plain(block: Any) -> bool:
     """Whether the block is what `_residual` computes: convolutions that keep the size, and no dropout."""
-    return all(
-        isinstance(conv.conv, nn.Conv3d)
-        and len(conv) == 1
-        and conv.conv.stride == (1, 1, 1)
-        and all(2 * p + 1 == k for p, k in zip(conv.conv.padding, conv.conv.kernel_size))
-        for conv in (block.conv1, block.conv2)
+    return all(len(layer) == 1 and _keeps_size(layer[0]) for layer in (block.conv1, block.conv2))
+
+
+def _keeps_size(conv: Any) -> bool:
+    return (
+        isinstance(conv, nn.Conv3d)
+        and conv.stride == (1, 1, 1)
+        and tuple(conv.padding) == tuple(k // 2 for k in conv.kernel_size)
+        and all(k % 2 for k in conv.kernel_size)
     )
 
 
