@@ -6,6 +6,7 @@ or than plain compression explains. Names, sizes and types are checked from the 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -88,7 +89,8 @@ def _faults(path: Path) -> Iterator[None]:
     except SuiteError:
         raise
     except (OSError, MemoryError) as err:
-        if isinstance(err, OSError) and err.errno is not None:
+        # A damaged offset makes the library seek to nowhere: EINVAL is the file's fault, not the disk's.
+        if isinstance(err, OSError) and err.errno not in (None, errno.EINVAL):
             if err.filename is not None and str(err.filename) == str(path):
                 raise ItemError(
                     path, err.strerror or str(err), "a readable archive", "check the path"
