@@ -92,6 +92,8 @@ def irregular(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as err:
+        if isinstance(err, FileNotFoundError) and path.is_symlink():
+            return "a link to a file that is not there"
         return str(getattr(err, "strerror", None) or err)
     if stat.S_ISREG(mode):
         return None

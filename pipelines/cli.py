@@ -38,6 +38,8 @@ Model = Annotated[
     typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+PIPED_WIDTH = 160
+"""Columns of a table that goes into a file or another program."""
 
 
 def say(text: str) -> None:
@@ -61,7 +63,16 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
         out.add_column(column, overflow="fold")
     for row in rows:
         out.add_row(*(_cell(row.get(column)) for column in columns))
-    Console().print(out)
+    # A pipe has no width; rich would take 80 columns and fold run ids and paths.
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(out)
+
+
+def main_metrics(name: str, metrics: dict[str, float]) -> None:
+    """The pipeline's headline metrics as a table, and how many more there are."""
+    chosen = registry.load(name).main_metrics(metrics)
+    table([{"metric": key, "value": number} for key, number in chosen.items()], ("metric", "value"))
+    if len(chosen) < len(metrics):
+        print(f"{len(metrics) - len(chosen)} more with --json, in the report and in MLflow")
 
 
 def _cell(value: Any) -> str:
@@ -169,10 +180,7 @@ def run(
     result = run_pipeline(Request(name, preset, config, data, resume, sets or ()), say)
 
     def human(value: dict[str, Any]) -> None:
-        table(
-            [{"metric": key, "value": number} for key, number in value["metrics"].items()],
-            ("metric", "value"),
-        )
+        main_metrics(name, value["metrics"])
         print(f"bundle  {value['bundle']}\nreport  {value['report']}")
 
     emit(result, as_json, human)
@@ -265,10 +273,7 @@ def evaluate(
     result = run_evaluation(name, data, model, sets or (), say)
 
     def human(value: dict[str, Any]) -> None:
-        table(
-            [{"metric": key, "value": number} for key, number in value["metrics"].items()],
-            ("metric", "value"),
-        )
+        main_metrics(name, value["metrics"])
         print(f"table   {value['table']}")
 
     emit(result, as_json, human)

@@ -194,7 +194,8 @@ def _card(
     command: str,
 ) -> str:
     """Facts any card must state, then the pipeline's own words."""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(evaluation.metrics.items()))
+    chosen = pipeline.main_metrics(evaluation.metrics)
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in chosen.items())
     notes = "".join(f"- {note}\n" for note in (*facts.notes, *evaluation.notes))
     return (
         f"# {pipeline.name}\n\n{pipeline.summary}\n\n"
@@ -225,7 +226,8 @@ def write_report(
         report.warning(
             "Trained and scored on the embedded synthetic sample: figures say nothing about real data."
         )
-    report.keyvalues({key: f"{value:.4g}" for key, value in evaluation.metrics.items()})
+    chosen = pipeline.main_metrics(evaluation.metrics)
+    report.keyvalues({key: f"{value:.4g}" for key, value in chosen.items()})
     pipeline.report(report, config, evaluation)
     report.heading("Training")
     report.keyvalues({"epochs": fitted.epochs, "steps": fitted.steps, "seconds": f"{fitted.seconds:.0f}"})

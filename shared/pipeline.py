@@ -132,6 +132,8 @@ class Pipeline(ABC):
     requires: ClassVar[tuple[str, ...]]
     config_type: ClassVar[type[RunConfig]]
     primary: ClassVar[Primary]
+    headline: ClassVar[tuple[str, ...]] = ()
+    """The few metrics people look at first, the primary one among them; empty = all."""
     folder: ClassVar[Path]
     """The pipeline's own folder (``Path(__file__).parent``), holding ``presets/`` and ``builtin/``."""
 
@@ -150,6 +152,11 @@ class Pipeline(ABC):
     @property
     def missing(self) -> list[str]:
         return [name for name in self.requires if find_spec(name) is None]
+
+    def main_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Those of `metrics` that `headline` names, in its order; all of them where it names none of these."""
+        chosen = {name: metrics[name] for name in self.headline if name in metrics}
+        return chosen or dict(metrics)
 
     def ready(self) -> None:
         """Raise `EnvironmentUnfit` with the install line unless the extra is installed."""

@@ -264,7 +264,7 @@ def _boxes(axes: Axes, columns: Sequence[Sequence[float]]) -> None:
                 capprops={"color": colour},
             )
         # Even, not random, sideways spread: the same rows give the same picture.
-        offsets = ((np.arange(len(known)) * 0.618034) % 1 - 0.5) * 0.34
+        offsets = ((np.arange(len(known)) * 0.618034 + 0.5) % 1 - 0.5) * 0.34
         axes.scatter(i + offsets, known, s=16, color=colour, alpha=0.55, linewidths=0, zorder=3)
     axes.set_xticks(range(len(columns)), [REGION_NAMES[region].replace(" ", "\n") for region in DRAW_ORDER])
     axes.set_xlim(-0.6, len(columns) - 0.4)

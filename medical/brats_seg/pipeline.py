@@ -26,6 +26,11 @@ class BratsSeg(Pipeline):
     requires = ("monai", "nibabel", "pydicom", "cc3d", "einops")
     config_type = BratsConfig
     primary = Primary("dice_mean", "max")
+    headline = tuple(
+        f"{group}{name}"
+        for group in ("", "patches/")
+        for name in ("dice_mean", "dice_wt", "dice_tc", "dice_et", "hd95_wt", "hd95_tc", "hd95_et")
+    )
     folder = Path(__file__).parent
 
     def check(self, config: BratsConfig) -> list[Fault]:

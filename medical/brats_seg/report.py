@@ -67,7 +67,7 @@ def add_sections(report: Report, config: BratsConfig, evaluation: Evaluation) ->
         report.table(
             _by_region(metrics, _REGION_COLUMNS),
             _REGION_COLUMNS,
-            caption=f"Means over {metrics['cases']:.0f} held-out cases. Dice and HD95 as in BraTS up to 2022, beside "
+            caption=f"{_means(metrics['cases'], 'held-out case')}. Dice and HD95 as in BraTS up to 2022, beside "
             "them MONAI's convention; lesion-wise as in BraTS 2023.",
         )
         report.table(_by_region(metrics, _RATE_COLUMNS), _RATE_COLUMNS, caption="Rates, volumes and lesions.")
@@ -85,7 +85,7 @@ def add_sections(report: Report, config: BratsConfig, evaluation: Evaluation) ->
         report.table(
             _by_region(patch_metrics, _PATCH_COLUMNS),
             _PATCH_COLUMNS,
-            caption=f"Means over {metrics['patches/count']:.0f} real patches of held-out patients; a patch is centred "
+            caption=f"{_means(metrics['patches/count'], 'real patch', 'es')} of held-out patients; a patch is centred "
             "on tumour, so false tumours elsewhere do not show here.",
         )
     if evaluation.figures:
@@ -101,6 +101,10 @@ def add_sections(report: Report, config: BratsConfig, evaluation: Evaluation) ->
     report.items(evaluation.notes)
     report.heading("Limits")
     report.items(LIMITS)
+
+
+def _means(count: float, thing: str, plural: str = "s") -> str:
+    return f"Values of one {thing}" if count == 1 else f"Means over {count:.0f} {thing}{plural}"
 
 
 def _by_region(metrics: Mapping[str, float], columns: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -64,7 +64,6 @@ class BratsTask(pl.LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
         loss: Tensor = self.loss(self.network(batch[IMAGE]), batch[LABEL])
-        self.log("train/loss", loss, prog_bar=True)
         return loss
 
     # ------------------------------------------------------------ validation

@@ -173,7 +173,7 @@ def test_what_only_looks_like_an_image_is_the_cases_fault(tmp_path: Path, kind: 
     words = {
         "fifo": "not a regular file",
         "folder": "a folder",
-        "dangling": "No such file",
+        "dangling": "a link to a file that is not there",
         "loop": "symbolic links",
     }
     if kind == "fifo":
