@@ -72,7 +72,7 @@ def main_metrics(name: str, metrics: dict[str, float]) -> None:
     chosen = registry.load(name).main_metrics(metrics)
     table([{"metric": key, "value": number} for key, number in chosen.items()], ("metric", "value"))
     if len(chosen) < len(metrics):
-        print(f"{len(metrics) - len(chosen)} more with --json, in the report and in MLflow")
+        print(f"{len(metrics) - len(chosen)} more with --json")
 
 
 def _cell(value: Any) -> str:
@@ -274,7 +274,7 @@ def evaluate(
 
     def human(value: dict[str, Any]) -> None:
         main_metrics(name, value["metrics"])
-        print(f"table   {value['table']}")
+        print(f"table   {value['table']}   (pictures beside it)")
 
     emit(result, as_json, human)
 

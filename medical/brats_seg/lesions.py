@@ -87,9 +87,9 @@ def _focus(
     low_grade: bool,
     smaller: bool,
 ) -> Label:
-    radius = float(np.clip(rng.lognormal(np.log(15 if not smaller else 7), 0.45), 4, 34))
+    radius = float(np.clip(rng.lognormal(np.log(18 if not smaller else 8), 0.45), 4, 42))
     squeeze = rng.uniform(0.75, 1.3, 3)
-    reach = radius + float(rng.uniform(4, 26))
+    reach = radius + float(rng.uniform(2, 18))
     box = tuple(
         slice(*np.searchsorted(a, (c - reach * 1.5, c + reach * 1.5)))
         for a, c in zip(axes, centre, strict=True)
@@ -131,12 +131,13 @@ def _core(
         return core
     patchy = Smooth.draw(rng, 9.0).at(local)
     fine = Smooth.draw(rng, 4.0).at(local)
-    thick = float(rng.uniform(2.0, 6.0)) / radius * np.exp(0.45 * patchy + 0.25 * fine)
-    if rng.random() < 0.2:
+    thick = float(rng.uniform(3.0, 9.0)) / radius * np.exp(0.45 * patchy + 0.25 * fine)
+    if rng.random() < 0.25:
         thick = thick + 1.0  # solid enhancement
     core[inside & (depth < thick)] = ENHANCING
-    # Parts of the mass that do not take up contrast: gaps of the rim.
-    gaps = Smooth.draw(rng, 10.0).at(local) + 0.4 * fine > rng.uniform(0.8, 2.2)
+    # Parts of the mass that do not take up contrast: gaps of the rim, in one of four most of the mass.
+    least = rng.uniform(0.8, 2.2) if rng.random() < 0.75 else rng.uniform(-0.6, 0.8)
+    gaps = Smooth.draw(rng, 10.0).at(local) + 0.4 * fine > least
     core[inside & gaps] = CORE
     return core
 

@@ -120,14 +120,23 @@ class BratsPredictor(Predictor):
 
         started = time.monotonic()
         case = read_case(item.payload, self.config, with_label=self.reads_labels)
-        shape = case.images.shape[1:]
-        needed = estimate_bytes(self.networks, self.sliding, shape, case.images.shape[0])
-        require_memory(item.id, shape, needed)
+        self._require_memory(case)
         image, grid = to_network_grid(case, self.config.data)
         masks, probabilities = self._regions(case, np.asarray(image), grid, tick)
         prediction = self._finish(case, masks, probabilities)
         prediction.facts["seconds"] = round(time.monotonic() - started, 2)
         return prediction
+
+    def _require_memory(self, case: Case) -> None:
+        """Raise `ResourcesExhausted` if the case's volume on the network's grid would not fit."""
+        from medical.brats_seg.grid import Grid, network_grid
+
+        data, (channels, *shape) = self.config.data, case.images.shape
+        grid = network_grid(
+            Grid((shape[0], shape[1], shape[2]), case.affine), data.orientation, data.spacing_mm
+        )
+        needed = estimate_bytes(self.networks, self.sliding, grid.shape, channels)
+        require_memory(case.id, grid.shape, needed)
 
     def _regions(
         self, case: Case, image: NDArray[np.float32], grid: Grid, tick: Tick | None
@@ -221,7 +230,13 @@ class BratsPredictor(Predictor):
             if len(items) != 1 or items[0].fault is not None:
                 fault = items[0].fault if items else None
                 raise ItemError("request", fault.found if fault else "no case", "one NIfTI per modality")
-            result = self.predict(items[0])
+            try:
+                result = self.predict(items[0])
+            except ItemError as err:  # the caller knows columns, not our temporary files
+                column = Path(str(err.fault.source)).name.removeprefix("request_").split(".")[0]
+                where = f"request:{column}" if column in self.config.data.modalities else "request"
+                fault = err.fault
+                raise ItemError(where, fault.found, fault.wanted, fault.mend, fault.field) from None
             out = Path(name) / "seg.nii.gz"
             from medical.nifti import write_labels
 

@@ -1,8 +1,8 @@
 """What a scanner and the preparation of a data set do to an ideal image (equations in `contrast`).
 
-Point spread and slice thickness, fractions of a voxel of misregistration, contrast curve, receive field, noise that
-resampling has correlated (magnitude of a complex signal: Gudbjartsson and Patz, MRM 1995), partial volume at the edge
-of the brain mask, whole numbers.
+Point spread and slice thickness, fractions of a voxel of misregistration, contrast curve, receive field (smooth, and
+that of surface coils), noise that resampling has correlated (magnitude of a complex signal: Gudbjartsson and Patz,
+MRM 1995), partial volume at the edge of the brain mask, whole numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ def acquire(
         w * Smooth.draw(rng, s).at(axes)
         for w, s in ((rng.uniform(0, 0.09), 90.0), (rng.uniform(0, 0.02), 45.0))
     )
+    # Surface coils: brightest under the skull, unevenly so; some series are corrected for it, some hardly.
+    coil = rng.uniform(0.0, (0.4, 0.15, 0.2, 0.25)[modality]) if rng.random() < 0.6 else 0.0
+    uneven = np.clip(1 + 0.5 * Smooth.draw(rng, 50.0).at(axes), 0, 2)
+    bias = bias + coil * uneven * np.exp(-edge_mm / np.float32(rng.uniform(8, 25)))
     signal *= np.exp(np.asarray(bias, np.float32))
     noise = _noise(rng, image.shape, blur, step, thick, slab) * np.float32(contrast * rng.uniform(0.04, 0.16))
     # Magnitude of a complex signal; the second channel is the first read backwards (independent of its neighbour).

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,46 @@ from pipelines import registry
 SMOKE_SECONDS = 600
 
 
+def surroundings(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without test and tracking settings, one thread; `env` on top."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PYTEST_", "PIPELINES_"))}
+    return clean | {"OMP_NUM_THREADS": "1", **(env or {})}
+
+
 def call(cwd: Path, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """`pipelines ARGS` in folder `cwd`, with its own MLflow store, one thread."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PYTEST_"))}
-    clean |= {"OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *args],
         cwd=cwd,
-        env=clean,
+        env=surroundings(env),
         capture_output=True,
         text=True,
         timeout=SMOKE_SECONDS,
         check=False,
     )
+
+
+def interrupt(cwd: Path, *args: str, when: Callable[[], bool]) -> tuple[int, str]:
+    """`pipelines ARGS` in `cwd`, stopped by Ctrl-C as soon as `when`; exit code and what it said."""
+    with open(cwd / "said.txt", "w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", *args],
+            cwd=cwd,
+            env=surroundings(),
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        try:
+            end = time.monotonic() + SMOKE_SECONDS
+            while process.poll() is None and not when():
+                assert time.monotonic() < end, "the moment to interrupt did not come"
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            code = process.wait(SMOKE_SECONDS)
+        finally:
+            process.kill()
+        said.seek(0)
+        return code, said.read()
 
 
 @dataclass(frozen=True)
