@@ -83,6 +83,9 @@ class BratsTrainConfig(TrainConfig):
 
 
 class BratsPredictConfig(Config):
+    ensemble: tuple[Path, ...] = Field(
+        (), description="bundle folders whose logits are averaged with the model's"
+    )
     window: tuple[int, int, int] = Field((128, 128, 128), description="sliding window, voxels")
     overlap: float = Field(0.5, ge=0, lt=1)
     blend: Literal["gaussian", "constant"] = "gaussian"

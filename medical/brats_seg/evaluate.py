@@ -64,7 +64,7 @@ def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path)
     if patches is not None and len(patches):
         truth = np.stack([encode(y, "brats2021") for y in patches.y])
         images = np.stack([patches.image(i) for i in range(len(patches))])
-        rows = score_patches(predictor.networks[0], images, truth, config.predict.threshold)
+        rows = score_patches(predictor.networks, images, truth, config.predict.threshold)
         result.metrics |= summarise_patches(rows)
         result.table += [{"case": f"patch of {name}", **row} for name, row in zip(patches.patient, rows)]
         if not items:
@@ -215,7 +215,7 @@ def convention_notes(metrics: Mapping[str, float], challenge: str = "gli") -> li
 
 
 def score_patches(
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     images: NDArray[np.float32],
     truth: Mask,
     threshold: float = 0.5,
@@ -223,21 +223,25 @@ def score_patches(
 ) -> list[dict[str, float]]:
     """Dice per region of each patch, in both conventions.
 
-    `images` (N, C, D, H, W) as the network was trained on, `truth` (N, 3, D, H, W) in order tc, wt, et.
+    `images` (N, C, D, H, W) as the networks, whose logits are averaged, were trained on, `truth` (N, 3, D, H, W) in
+    order tc, wt, et.
     """
     import torch
 
     level = math.log(threshold / (1 - threshold))
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
+    device = next(networks[0].parameters()).device
+    were_training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
     rows: list[dict[str, float]] = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             x = torch.as_tensor(np.asarray(images[start : start + batch], np.float32)).to(device)
-            masks = (network(x).float() > level).cpu().numpy()
+            logits = sum(network(x).float() for network in networks) / len(networks)
+            masks = (logits > level).cpu().numpy()
             rows += [_patch_row(p, t) for p, t in zip(masks, truth[start : start + batch])]
-    network.train(was_training)
+    for network, training in zip(networks, were_training):
+        network.train(training)
     return rows
 
 

@@ -71,14 +71,12 @@ class BratsPredictor(Predictor):
     def __init__(self, bundle: Bundle, options: Mapping[str, Any]) -> None:
         from medical.brats_seg.model import stride
 
-        options = dict(options)
-        extra = [Bundle.open(Path(path)) for path in options.pop("ensemble", None) or ()]
-        self.bundles = [bundle, *extra]
         self.config: BratsConfig = bundle.config(
             BratsConfig, {"predict": _nest(options)} if options else None
         )
-        _refuse_mixed(self.bundles)
         self.settings: BratsPredictConfig = self.config.predict
+        self.bundles = [bundle, *(Bundle.open(path) for path in self.settings.ensemble)]
+        _refuse_mixed(self.bundles)
         self.sliding = Sliding(
             rounded_window(self.settings.window, stride(self.config.model)),
             self.settings.overlap,
@@ -180,7 +178,8 @@ class BratsPredictor(Predictor):
             "voxels_changed": changed,
             "warnings": [*case.warnings, *self._warnings(masks)],
             "model": [{"pipeline": b.pipeline, "hash": b.hash} for b in self.bundles],
-            "settings": self.settings.model_dump(mode="json"),
+            # Members of an ensemble are named under `model`, by hash: folders move.
+            "settings": self.settings.model_dump(mode="json", exclude={"ensemble"}),
         }
         return Prediction(case, labels, masks, probabilities, facts)
 

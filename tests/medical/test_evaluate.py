@@ -125,7 +125,7 @@ def test_patches_in_both_conventions() -> None:
     images = np.zeros((3, 4, 8, 8, 8), np.float32)
     images[:, :3] = truth
     images[2, 2, 0, 0, 0] = 1.0
-    rows = score_patches(network, images, truth, batch=2)
+    rows = score_patches([network], images, truth, batch=2)
     assert network.training
     metrics = summarise_patches(rows)
     assert metrics["patches/count"] == 3
@@ -136,7 +136,7 @@ def test_patches_in_both_conventions() -> None:
     assert metrics["patches/dice_mean"] == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert summarise_patches([]) == {}
     # A higher threshold asks for a higher logit: 0.5 is not above log(0.7 / 0.3).
-    assert score_patches(network, images, truth, threshold=0.7)[0]["dice_wt"] == 0.0
+    assert score_patches([network], images, truth, threshold=0.7)[0]["dice_wt"] == 0.0
 
 
 def test_report_and_card_say_what_was_measured(four: Evaluation) -> None:
