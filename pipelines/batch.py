@@ -16,12 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.batch_item import fault_mapping, hash_sources, load, make_servant, plain
+from pipelines.batch_item import fault_mapping, hash_sources, load, make_servant
 from pipelines.batch_output import OutputFolder, safe_name
 from shared.bundle import Bundle
 from shared.distributed.pool import Event, Pool, cores
 from shared.distributed.signals import Signals
 from shared.errors import DataInvalid, Fault, ItemError, ModelUnusable, ResourcesExhausted, UsageError, need
+from shared.io.strict_json import plain
 from shared.pipeline import Item
 from shared.progress import Progress, Task
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import shutil
 import stat
@@ -19,6 +17,7 @@ from shared.bundle import Bundle
 from shared.errors import Fault, ItemError, SuiteError
 from shared.io.atomic import sync_folder
 from shared.io.hashes import sha256_file, sha256_tree
+from shared.io.strict_json import plain
 from shared.pipeline import Item, Pipeline, Predictor, Tick
 
 TICK_SECONDS = 0.5
@@ -140,23 +139,3 @@ def seal(folder: Path) -> list[dict[str, str]]:
         out.append({"path": path.relative_to(folder).as_posix(), "sha256": sha256_file(path)})
     sync_folder(folder)
     return out
-
-
-def plain(value: Any) -> Any:
-    """`value` as strict JSON knows it: numpy scalars as numbers, NaN and infinities as None, the rest as text."""
-    if hasattr(value, "item") and not isinstance(value, str) and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(inner) for inner in value]
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
-
-
-def as_line(value: Mapping[str, Any]) -> str:
-    """One line of ASCII JSON; any file name survives it."""
-    return json.dumps(plain(value), allow_nan=False)

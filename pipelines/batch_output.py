@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.batch_item import as_line
 from shared.errors import ItemError, UsageError
 from shared.io.atomic import no_space, probe_writable, sync_folder, temporary_name
 from shared.io.hashes import sha256_file
+from shared.io.strict_json import as_line
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".pipelines.lock"

@@ -23,9 +23,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from pipelines.batch_item import as_line, describe, open_predictor, perform
+from pipelines.batch_item import describe, open_predictor, perform
 from shared.distributed.pool import Event, cores, limit_threads
 from shared.errors import EnvironmentUnfit
+from shared.io.strict_json import as_line
 
 OBJECT_STORE_BYTES = 160 * 2**20
 """Only short texts pass through it; Ray wants 75 MB at least."""

@@ -5,7 +5,7 @@ Standard output carries results (with ``--json`` exactly one object); everything
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import signal
 import sys
@@ -18,7 +18,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pipelines import registry
-from shared.errors import Fault, Interrupted, SuiteError
+from shared.distributed.signals import Stopped
+from shared.errors import Fault, SuiteError
+from shared.io.strict_json import as_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Published transformer systems on your files: train, predict a folder, compare every run.",
+    epilog="--debug, with any command: the traceback of an error beside its one line.",
 )
 
 Name = Annotated[str, typer.Argument(help="a pipeline, see `pipelines list`", show_default=False)]
@@ -38,6 +41,7 @@ Model = Annotated[
     typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
 PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
 
@@ -49,7 +53,7 @@ def say(text: str) -> None:
 def emit(value: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]], None] | None = None) -> None:
     """The command's result: one JSON object, or the human form."""
     if as_json:
-        print(json.dumps(value, default=str, allow_nan=True))
+        print(as_line(value))
     elif human:
         human(value)
 
@@ -57,12 +61,13 @@ def emit(value: dict[str, Any], as_json: bool, human: Callable[[dict[str, Any]],
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     out = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         out.add_column(column, overflow="fold")
     for row in rows:
-        out.add_row(*(_cell(row.get(column)) for column in columns))
+        out.add_row(*(Text(_cell(row.get(column))) for column in columns))  # plain strings are rich's markup
     # A pipe has no width; rich would take 80 columns and fold run ids and paths.
     Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(out)
 
@@ -201,6 +206,8 @@ def sweep(
 
     result = run_sweep(name, sets, preset=preset, config_file=config, data=data, random=random, say=say)
     emit(result, as_json, lambda value: table(value["rows"], ("name", "point", "status", "metric", "value")))
+    failed = sum(row["status"] != "FINISHED" for row in result["rows"])
+    raise typer.Exit(0 if not failed else 5 if failed == len(result["rows"]) else 4)
 
 
 # ---------------------------------------------------------------- using a model
@@ -230,7 +237,9 @@ def predict(
     workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one per two cores")] = 0,
     overwrite: Annotated[bool, typer.Option(help="redo finished items")] = False,
     fail_fast: Annotated[bool, typer.Option(help="stop at the first failed item")] = False,
-    sets: Annotated[list[str] | None, typer.Option("--set", "-s", help="key=value below predict.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="predict.key=value, as `pipelines show` names it")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict files and folders; a failed item never stops the others."""
@@ -241,7 +250,7 @@ def predict(
 
     pipeline = registry.load(name)
     pipeline.ready()
-    options = {".".join(key): value for key, value in map(parse_set, sets or ())}
+    options = {".".join(key).removeprefix("predict."): value for key, value in map(parse_set, sets or ())}
     summary = predict_batch(
         name,
         resolve_model(model, pipeline),
@@ -371,35 +380,46 @@ def main() -> NoReturn:
     argv = [arg for arg in sys.argv[1:] if arg != "--debug"]
     debug = len(argv) != len(sys.argv[1:])
     signal.signal(signal.SIGTERM, _terminate)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
     try:
-        code = int(
-            app(args=argv, prog_name="pipelines", standalone_mode=False) or 0
-        )  # typer.Exit comes back as value
+        # typer.Exit comes back as value, KeyboardInterrupt as 130
+        code = int(app(args=argv, prog_name="pipelines", standalone_mode=False) or 0)
+        sys.stdout.flush()
+        if code == 130:
+            _fail(INTERRUPTED, code, debug=False)
     except SuiteError as err:
         code = _fail(str(err), err.exit_code, debug)
+    except Stopped as stop:
+        code = _fail("terminated; the same command goes on where it stopped", 128 + stop.signum, debug)
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("interrupted; the same command goes on where it stopped", 130, debug)
+        code = _fail(INTERRUPTED, 130, debug)
     except MemoryError:
         code = _fail(
             "out of memory; a smaller batch, crop or window wanted; see -s train.* and predict.*", 8, debug
         )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as left:  # typer makes the first into the second
+        if isinstance(left, SystemExit) and not isinstance(left.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
         code = 0
     except Exception as err:  # noqa: BLE001 - the last line of defence: ours, so say so and keep the traceback
         code = _unforeseen(err, debug)
-    sys.stdout.flush()
     raise SystemExit(code)
+
+
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 
 
 def _unforeseen(err: Exception, debug: bool) -> int:
     click_code = getattr(err, "exit_code", None)
     if click_code is not None and hasattr(err, "format_message"):  # click's own usage errors
-        return _fail(err.format_message(), 2, debug)
-    if isinstance(err, OSError) and err.errno == 28:
+        return _fail(err.format_message(), 2, debug) if err.format_message() else 2  # without: help was shown
+    if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
         return _fail(f"{err.filename or 'disk'}: no space left; free some and repeat the command", 8, debug)
+    if isinstance(err, OSError) and err.errno in _NO_ACCESS and err.filename is not None:
+        return _fail(f"{err.filename}: {err.strerror}; a path you may use wanted; check it", 2, debug)
     log = Path(f"pipelines-error-{time.strftime('%Y%m%d-%H%M%S')}.log")
     try:
         log.write_text(traceback.format_exc())
@@ -416,4 +436,4 @@ def _fail(text: str, code: int, debug: bool) -> int:
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:
-    raise Interrupted("terminated; the same command goes on where it stopped", signum)
+    raise Stopped(signum)

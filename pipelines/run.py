@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipelines import registry
 from shared.bundle import Bundle
 from shared.config import RunConfig, config_hash, flatten, to_yaml
 from shared.errors import DataInvalid, UsageError
-from shared.io.atomic import atomic_write_text
+from shared.io.atomic import atomic_write_text, probe_writable, sweep_temporaries
 from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
 
 Say = Callable[[str], None]
@@ -41,7 +41,11 @@ def resolve(request: Request) -> tuple[Pipeline, Any]:
 
 
 def run(request: Request, say: Say) -> dict[str, Any]:
-    """Train, evaluate, report and register; the object that ``--json`` prints."""
+    """Train, evaluate, report and register; the object that ``--json`` prints.
+
+    Raises a `SuiteError`: `UsageError` (configuration, paths, nothing to resume), `EnvironmentUnfit` (extra, device,
+    store), `DataInvalid`, `Diverged`, `ResourcesExhausted` or `Interrupted`; the run then ends FAILED or KILLED.
+    """
     from shared.tracking.run import TrackedRun, last_interrupted, sweep_stale
     from shared.tracking.store import connect
     from shared.training.hardware import require as require_hardware
@@ -50,6 +54,7 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     pipeline, config = resolve(request)
     pipeline.ready()
     require_hardware(config.train)
+    probe_writable(RUNS)
     where = config.data.path or "embedded sample (no --data given)"
     say(f"{pipeline.name}: preset {request.preset}, data: {where}")
     check(pipeline, config, say)
@@ -110,10 +115,13 @@ def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:
 def _stages(
     pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say
 ) -> dict[str, Any]:
+    from shared.tracking.ranks import is_leader
     from shared.training.fit import FitContext
     from shared.training.seed import seed_everything
 
     work: Path = tracked.work
+    if tracked.resumed and is_leader():
+        sweep_temporaries(work)
     seed_everything(config.seed, config.threads)
     atomic_write_text(work / "config.yaml", to_yaml(config))
     tracked.log_artifact(work / "config.yaml")
@@ -123,6 +131,7 @@ def _stages(
     facts: DataFacts = data.facts()
     for note in facts.notes:
         say(f"data: {note}")
+    _refuse_other_data(work, facts, tracked.run_id)
     tracked.set_tags(
         {"data_source": facts.source, "data_fingerprint": facts.fingerprint, "data_items": str(facts.items)}
     )
@@ -155,10 +164,8 @@ def _stages(
     evaluation = pipeline.evaluate(bundle, config, work / "figures")
     metrics = {**fitted.best, **evaluation.metrics}
     tracked.log_metrics(evaluation.metrics, fitted.steps)
-    command = " ".join(["pipelines", *sys.argv[1:]])
-    bundle = bundle.annotate(
-        metrics=metrics, card=_card(pipeline, config, bundle, evaluation, facts, command)
-    )
+    card = _card(pipeline, config, bundle, evaluation, facts, command(request))
+    bundle = bundle.annotate(metrics=metrics, card=card)
 
     say("[4/5] report")
     report = write_report(pipeline, config, evaluation, facts, fitted, tracked, work / "report.html")
@@ -179,6 +186,26 @@ def _stages(
         "bundle": str(bundle.path),
         "report": str(report),
     }
+
+
+def _refuse_other_data(work: Path, facts: DataFacts, run_id: str) -> None:
+    """A training must not go on with other data than it began with. Raises `UsageError`."""
+    note = work / "data_fingerprint"
+    if note.is_file() and note.read_text(encoding="utf-8") != facts.fingerprint:
+        raise UsageError(
+            f"{facts.source}: changed since run {run_id[:8]} began; the same data wanted to go on with it; "
+            f"restore them and give --resume {run_id[:8]}, or start anew with --resume no"
+        )
+    atomic_write_text(note, facts.fingerprint)
+
+
+def command(request: Request) -> str:
+    """The command line that repeats this run anew; the points of a sweep have one, too."""
+    words = ["pipelines", "run", request.name, "--preset", request.preset, "--resume", "no"]
+    for flag, value in (("--config", request.config_file), ("--data", request.data)):
+        words += [flag, str(value)] if value is not None else []
+    words += [word for text in request.sets for word in ("-s", text)]
+    return shlex.join(words)
 
 
 def _millions(network: Any) -> str:
@@ -227,7 +254,7 @@ def write_report(
             "Trained and scored on the embedded synthetic sample: figures say nothing about real data."
         )
     chosen = pipeline.main_metrics(evaluation.metrics)
-    report.keyvalues({key: f"{value:.4g}" for key, value in chosen.items()})
+    report.keyvalues(chosen)
     pipeline.report(report, config, evaluation)
     report.heading("Training")
     report.keyvalues({"epochs": fitted.epochs, "steps": fitted.steps, "seconds": f"{fitted.seconds:.0f}"})

@@ -8,12 +8,16 @@ import json
 import random as rng
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import registry
-from pipelines.run import RUNS, Request, run
+from pipelines.run import RUNS, Request, resolve, run
+from shared.config import config_hash
 from shared.errors import Interrupted, SuiteError, UsageError
 from shared.io.atomic import atomic_write_text
+
+if TYPE_CHECKING:
+    from shared.tracking.store import Store
 
 
 def points(sets: Sequence[str], draw: int, seed: int = 0) -> list[list[str]]:
@@ -51,24 +55,27 @@ def sweep(
     random: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Rows of all points, best first. A point that fails is a row with its error, and the others go on."""
+    """Rows of all points, best first. A point that fails is a row with its error, and the others go on.
+
+    Raises `UsageError` for a point that is no configuration, before the first one is trained.
+    """
     from shared.tracking.run import TrackedRun
     from shared.tracking.store import connect
 
     pipeline = registry.load(name)
     todo = points(sets, random)
-    for point in todo:  # a misspelt key must fail before the first hour of training
-        pipeline.resolve(preset, config_file, point)
-    identity = json.dumps([preset, str(config_file), str(data), todo])
-    folder = RUNS / name / f"sweep-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    done = _finished(folder)
+    # What is trained decides whether it was done before: an edited --config file is another sweep.
+    hashes = [config_hash(resolve(Request(name, preset, config_file, data, sets=point))[1]) for point in todo]
+    store = connect()
+    folder = RUNS / name / f"sweep-{hashlib.sha256(' '.join([store.uri, *hashes]).encode()).hexdigest()[:12]}"
+    done, known = _finished(folder, store)
     parent = TrackedRun.start(
-        connect(),
+        store,
         name,
         params={"sweep": " ".join(sets), "points": len(todo)},
         tags={"preset": preset, "kind": "sweep"},
         work_root=RUNS,
-        resume_run_id=done.pop("parent", None),
+        resume_run_id=known,
     )
     with parent:
         atomic_write_text(folder / "parent.json", json.dumps({"parent": parent.run_id}))
@@ -101,14 +108,14 @@ def _one(request: Request, metric: str, label: str, say: Callable[[str], None]) 
     return row | {"name": result["run_id"], "status": "FINISHED", "value": result["metrics"].get(metric)}
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    """Rows of finished points by label, and the parent's run id under ``parent``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done: dict[str, Any] = {}
-    for path in sorted(folder.glob("point-*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        done[row["point"]] = row
-    parent = folder / "parent.json"
-    if parent.is_file():
-        done["parent"] = json.loads(parent.read_text(encoding="utf-8"))["parent"]
-    return done
+def _finished(folder: Path, store: Store) -> tuple[dict[str, Any], str | None]:
+    """Rows of finished points by label, and the parent's run id; nothing where the store has lost the parent."""
+    from shared.tracking.history import find_run
+
+    try:
+        parent = str(json.loads((folder / "parent.json").read_text(encoding="utf-8"))["parent"])
+        find_run(store, parent)
+    except (OSError, UsageError):
+        return {}, None
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("point-*.json"))]
+    return {row["point"]: row for row in rows}, parent

@@ -22,6 +22,7 @@ from shared.config import Config, read_yaml, resolve, to_yaml
 from shared.errors import ModelUnusable, UsageError
 from shared.io.atomic import atomic_write_text, sync_folder
 from shared.io.hashes import sha256_file
+from shared.io.strict_json import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,9 @@ class Bundle:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        return dict(json.loads((self.path / "metrics.json").read_text(encoding="utf-8")))
+        """What was measured; NaN, which JSON does not know, comes back from null."""
+        stored = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return {key: float("nan") if value is None else value for key, value in stored.items()}
 
     @property
     def card(self) -> str:
@@ -86,7 +89,7 @@ class Bundle:
         """The configuration it was trained with, `over` (nested mapping) laid on top. Raises `UsageError`."""
         layers = [(str(self.path / "config.yaml"), read_yaml(self.path / "config.yaml"))]
         if over:
-            layers.append(("option", dict(over)))
+            layers.append(("--set", dict(over)))
         return resolve(config_type, layers)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -152,8 +155,10 @@ class Bundle:
             }
             atomic_write_text(draft / "config.yaml", to_yaml(config))
             atomic_write_text(draft / "card.md", card)
-            atomic_write_text(draft / "metrics.json", json.dumps(metrics or {}, indent=2, sort_keys=True))
+            atomic_write_text(draft / "metrics.json", _metrics_text(metrics or {}))
             atomic_write_text(draft / "schema.json", json.dumps(facts, indent=2))
+            # safetensors makes files that only their owner may read; a bundle is as readable as the user's files.
+            shutil.copymode(draft / "schema.json", draft / "weights.safetensors")
             if path.exists():
                 shutil.rmtree(path)
             draft.rename(path)
@@ -164,6 +169,10 @@ class Bundle:
 
     def annotate(self, *, metrics: Mapping[str, float], card: str) -> Bundle:
         """The same bundle with measured `metrics` and its `card`, each replaced atomically."""
-        atomic_write_text(self.path / "metrics.json", json.dumps(dict(metrics), indent=2, sort_keys=True))
+        atomic_write_text(self.path / "metrics.json", _metrics_text(metrics))
         atomic_write_text(self.path / "card.md", card)
         return Bundle.open(self.path)
+
+
+def _metrics_text(metrics: Mapping[str, float]) -> str:
+    return json.dumps(plain(metrics), indent=2, sort_keys=True, allow_nan=False)

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 from shared.errors import ResourcesExhausted, UsageError
 
-STALE_SECONDS = 24 * 3600
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -88,17 +86,14 @@ def atomic_write_json(path: Path, value: Any) -> Path:
     return atomic_write_text(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
 
 
-def sweep_stale(folder: Path, seconds: float = STALE_SECONDS) -> int:
-    """Remove temporary files and folders older than `seconds` left by killed processes; how many."""
-    swept = 0
-    for path in folder.glob(".*.tmp*"):
-        if not re.search(r"\.\d+\.[0-9a-f]{8}\.tmp(\.|$)", path.name):
-            continue
-        if time.time() - path.lstat().st_mtime < seconds:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        swept += 1
-    return swept
+def sweep_temporaries(folder: Path) -> int:
+    """Remove what killed processes left half written below `folder`, which only the caller may use; how many."""
+    left = [
+        path for path in folder.rglob(".*.tmp*") if re.search(r"\.\d+\.[0-9a-f]{8}\.tmp(\.|$)", path.name)
+    ]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(left)
 
 
 def probe_writable(folder: Path) -> None:

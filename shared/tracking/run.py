@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from shared.distributed.signals import Stopped
 from shared.errors import DataInvalid, Interrupted, ItemError, ResourcesExhausted
 from shared.tracking import ranks
 from shared.tracking.buffer import MetricBuffer, Point
@@ -259,6 +261,8 @@ def _outcome(err: BaseException | None) -> tuple[str, str, bool]:
         return "FINISHED", "", False
     if isinstance(err, Interrupted | KeyboardInterrupt):
         return "KILLED", str(err) or "interrupted (Ctrl-C)", True
+    if isinstance(err, Stopped):
+        return "KILLED", f"stopped by {signal.Signals(err.signum).name}", True
     if isinstance(err, SystemExit):
         return "KILLED", f"left with exit code {err.code}", True
     kind = type(err).__name__

@@ -103,11 +103,14 @@ class Recorder(pl.Callback):
             record.epoch.add(loss)
         if record.batches % self._window == 0:
             self._flush(trainer)
+        self._show("" if loss is None else f"loss {loss:.4g}")
+
+    def _show(self, loss: str) -> None:
+        """Batches done, and the best validation so far, on the bar."""
+        best = self.record.best
+        parts = [loss, "" if best is None else f"best {self._monitor} {best.value:.4g}"]
         if self._bar is not None:
-            note = "" if loss is None else f"loss {loss:.4g}"
-            if record.best is not None:
-                note += f", best {self._monitor} {record.best.value:.4g}"
-            self._bar.update(record.batches, note)
+            self._bar.update(self.record.batches, ", ".join(part for part in parts if part))
 
     def _flush(self, trainer: pl.Trainer) -> None:
         if not self.record.window.count:
@@ -123,6 +126,7 @@ class Recorder(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         parts = [f"loss {self.record.epoch.take():.4g}"]
+        self._show(parts[0])
         best = self.record.best
         last = self.record.history.get(self._monitor, [])
         if last and last[-1][0] == trainer.global_step:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import _guard, registry
+from pipelines import _guard, cli, registry
 from shared.config import parse_yaml
+from shared.distributed.signals import Stopped
 from shared.errors import UsageError
 from tests.contract.conftest import call
 
@@ -111,3 +112,44 @@ def test_no_dependency_owns_one_of_our_names() -> None:
 def test_registry_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean brats-seg"):
         registry.load("brats_seg")
+
+
+@pytest.mark.parametrize("command", ["list", "show brats-seg"])
+def test_a_reader_that_is_gone_is_quiet(command: str, tmp_path: Path) -> None:
+    command = f"({sys.executable} -m pipelines {command}; echo $? > code) | exec true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stderr == ""
+    assert (tmp_path / "code").read_text().strip() == "0"
+
+
+def test_any_text_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.table([{"path": "[/b] [red]", "value": float("nan")}], ("path", "value"))
+    assert "[/b] [red]" in capsys.readouterr().out
+    cli.emit({"value": float("nan"), "path": Path("\udcff")}, True)
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "value": None,
+        "path": "\udcff",
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(("sample", "brats-seg", "-o", "file/x"), "file"), (("run", "brats-seg", "--preset", "smoke"), "runs")],
+)
+def test_a_place_that_cannot_be_written_is_the_users_matter(
+    args: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    for name in ("file", "runs"):
+        (tmp_path / name).write_text("in the way")
+    done = call(tmp_path, *args)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_sigterm_is_swallowed_by_no_except_exception() -> None:
+    with pytest.raises(Stopped):
+        try:
+            cli._terminate(15, None)
+        except Exception:  # noqa: BLE001 - as libraries do
+            pytest.fail("swallowed")

@@ -32,7 +32,14 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     assert again.schema["spacing"] == [1, 1, 2]
     assert again.hash == bundle.hash
     assert {item.name for item in (tmp_path / "b").iterdir()} == set(FILES)
+    assert len({item.stat().st_mode for item in (tmp_path / "b").iterdir()}) == 1
     assert [item.name for item in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
+    bundle = saved(tmp_path / "b", metrics={"dice": 0.5, "hd95": float("nan")})
+    assert json.loads((bundle.path / "metrics.json").read_text()) == {"dice": 0.5, "hd95": None}
+    assert bundle.metrics == pytest.approx({"dice": 0.5, "hd95": float("nan")}, nan_ok=True)
 
 
 def test_hash_follows_weights_and_config_not_card(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.distributed.signals import Stopped
 from shared.errors import DataInvalid, EnvironmentUnfit, Fault, Interrupted, ResourcesExhausted, UsageError
 from shared.tracking.buffer import MetricBuffer, read_spool
 from shared.tracking.history import find_run
@@ -74,6 +75,7 @@ def test_everything_logged_comes_back(store: Store, tmp_path: Path) -> None:
     [
         (Interrupted("stopped", signal.SIGTERM), "KILLED", "yes"),
         (KeyboardInterrupt(), "KILLED", "yes"),
+        (Stopped(signal.SIGTERM), "KILLED", "yes"),
         (ValueError("a bug"), "FAILED", "no"),
         (ResourcesExhausted("no memory"), "FAILED", "yes"),
         (OSError(28, "No space left on device"), "FAILED", "yes"),
