@@ -57,7 +57,10 @@ class BratsModelConfig(Config):
     )
     use_v2: bool = False
     gradient_checkpointing: bool = False
-    pretrained: Path | None = Field(None, description="SSL or published encoder weights (safetensors or .pt)")
+    pretrained: Path | None = Field(
+        None,
+        description="weights to start from: a bundle, a .safetensors or .pt file, or builtin (the shipped model)",
+    )
 
 
 class BratsTrainConfig(TrainConfig):

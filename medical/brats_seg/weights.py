@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from medical.brats_seg.config import BratsModelConfig
 from medical.brats_seg.weights_file import WeightsFile, read_weights
 from shared.errors import ModelUnusable
 
+BUILTIN = "builtin"
+"""``model.pretrained`` of this value means the bundle inside the package."""
 _ENCODER = "swinViT."
 _WRAPPERS = re.compile(r"^(?:module|_orig_mod|network|net|model|student|teacher|backbone|encoder)\.")
 _PATCH_EMBED = f"{_ENCODER}patch_embed.proj.weight"
@@ -34,7 +37,8 @@ def load_pretrained(
     """
     if model.pretrained is None:
         return ""
-    weights = read_weights(model.pretrained)
+    shipped = str(model.pretrained) == BUILTIN
+    weights = read_weights(Path(__file__).parent / BUILTIN if shipped else model.pretrained)
     wanted = network.state_dict()
     given = _renamed(weights.state, wanted)
     taken = {key: tensor for key, tensor in given.items() if key in wanted}
