@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,9 @@ def _stages(
     pipeline.prepare(config, data, work)
 
     task = pipeline.task(config)
+    for note in (about := tuple(getattr(task, "notes", ()))):
+        say(f"model: {note}")
+    facts = replace(facts, notes=(*facts.notes, *about))
     say(f"[1/5] train: {facts.items} items, {_millions(task.network)} M parameters, run {tracked.run_id[:8]}")
     context = FitContext(
         work=work,

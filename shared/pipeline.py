@@ -193,7 +193,10 @@ class Pipeline(ABC):
 
     @abstractmethod
     def task(self, config: Any) -> pl.LightningModule:
-        """Loss, optimiser and metrics around ``.network``, whose weights go into the bundle."""
+        """Loss, optimiser and metrics around ``.network``, whose weights go into the bundle.
+
+        ``.notes``, if it has any, are sentences for the log and the card (which weights it started from, say).
+        """
 
     @abstractmethod
     def predictor(self, bundle: Bundle, options: Mapping[str, Any]) -> Predictor:

@@ -44,19 +44,19 @@ class BratsTask(pl.LightningModule):
         self.config = config
         channels = len(config.data.modalities)
         self.network = build_network(config.model, channels, len(REGIONS))
-        self.loaded = self._load_pretrained()
+        self.notes = self._load_pretrained()
         self.loss = build_loss(config.train)
         self.example_input_array = torch.zeros(1, channels, *config.train.crop)
         window = rounded_window(config.predict.window, stride(config.model))
         self._sliding = Sliding(window, overlap=0.25, blend=config.predict.blend)
         self._scores: list[dict[str, Any]] = []
 
-    def _load_pretrained(self) -> str:
+    def _load_pretrained(self) -> tuple[str, ...]:
         if self.config.model.pretrained is None:
-            return ""
+            return ()
         from medical.brats_seg.weights import load_pretrained
 
-        return load_pretrained(self.network, self.config.model)
+        return (load_pretrained(self.network, self.config.model),)
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.network(image)

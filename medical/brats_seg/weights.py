@@ -8,7 +8,7 @@ the other and come out wrong: here their provenance decides, and where it is unk
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -27,13 +27,11 @@ _FIXED = "relative_position_index"
 """A buffer that follows from the window size; old checkpoints may lack it."""
 
 
-def load_pretrained(
-    network: nn.Module, model: BratsModelConfig, say: Callable[[str], None] | None = None
-) -> str:
+def load_pretrained(network: nn.Module, model: BratsModelConfig) -> str:
     """Copy the tensors of ``model.pretrained`` into `network`, in place; a sentence saying what was taken.
 
-    The sentence also goes to `say`. Raises `ModelUnusable` when the file is damaged, does not fit, or its merging
-    differs from ``model.merging`` or is unknown.
+    Raises `ModelUnusable` when the file is damaged, does not fit, or its merging differs from ``model.merging`` or is
+    unknown.
     """
     if model.pretrained is None:
         return ""
@@ -54,8 +52,6 @@ def load_pretrained(
     text = f"{part} from {weights.path.name}: {len(taken)} of {len(wanted)} tensors taken"
     text += f", {left} in the file not used" if left else ""
     text += f"; {merging}" if merging else ""
-    if say is not None:
-        say(text)
     return text
 
 

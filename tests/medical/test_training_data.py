@@ -281,3 +281,34 @@ def test_the_network_learns_from_the_channels_not_from_their_order() -> None:
     with torch.no_grad():
         swapped = task.loss(task.network(batch["image"].flip(1)), batch["label"]).item()
     assert swapped > 1.1 * losses[-1]
+
+
+@pytest.mark.slow
+def test_the_paper_preset_takes_two_real_steps_at_96() -> None:
+    """The published network, loss and optimiser on a made head of 1 mm; only the crop and the precision are a CPU's."""
+    import pytorch_lightning as pl
+
+    sets = [
+        "train.crop=[96,96,96]",
+        "train.batch_size=1",
+        "train.precision=32-true",
+        "data.synthetic_cases=2",
+    ]
+    config = PIPELINE.resolve("paper", sets=[*sets, "data.folds=2", "data.workers=0", "train.tumour_crops=1"])
+    assert isinstance(config, BratsConfig)
+    task, data = BratsTask(config), BratsData(config)
+    before = {name: value.clone() for name, value in task.network.named_parameters()}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, data)
+    assert trainer.global_step == 2
+    moved = [name for name, value in task.network.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) == len(before)
+    assert all(bool(torch.isfinite(value).all()) for value in task.network.parameters())
