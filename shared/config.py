@@ -47,7 +47,10 @@ class TrainConfig(Config):
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(1e-5, ge=0)
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, in epochs")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="after warm-up")
+    schedule: Literal["cosine", "cosine-epochs", "constant"] = Field(
+        "cosine",
+        description="after warm-up; cosine-epochs steps once per epoch, from 0, as the Swin UNETR code does",
+    )
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 = off")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="weights averaged over steps; 0 = off")

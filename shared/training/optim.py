@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay, stepped once per optimiser step."""
+"""AdamW and its learning-rate curve: linear warm-up, then cosine decay or none."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-def published_factor(epoch: float, warmup: float, total: float) -> float:
-    """The learning rate's factor in the published Swin UNETR code (linear warm-up from 0, then cosine to 0).
+def step_factor(step: int, warmup: int, total: int) -> float:
+    """The learning rate's factor by steps: ``(step + 1) / warmup`` while warming up, then cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return _cosine((step - warmup) / max(1, total - warmup))
 
-    Reaches 1 at ``warmup - 1`` and again at `warmup`, and is 0 at 0, so stepping it by epochs wastes the first one.
+
+def epoch_factor(epoch: float, warmup: float, total: float) -> float:
+    """The same by epochs, as in the published Swin UNETR code (`optimizers/lr_scheduler.py`).
+
+    Reaches 1 at ``warmup - 1`` and again at `warmup`, and is 0 at 0: the first epoch is wasted.
     """
     if epoch < warmup:
         return epoch / max(1.0, warmup - 1)
     return _cosine((epoch - warmup) / max(1.0, total - warmup))
-
-
-def step_factor(step: int, warmup: int, total: int) -> float:
-    """The same curve by steps, without the dead start: ``(step + 1) / warmup`` while warming up, then cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return _cosine((step - warmup) / max(1, total - warmup))
 
 
 def _cosine(progress: float) -> float:
@@ -36,16 +36,11 @@ def _cosine(progress: float) -> float:
 
 
 def optimizer_config(
-    module: pl.LightningModule,
-    train: TrainConfig,
-    parameters: Iterable[Any] | None = None,
-    *,
-    published: bool = False,
+    module: pl.LightningModule, train: TrainConfig, parameters: Iterable[Any] | None = None
 ) -> dict[str, Any]:
     """What `configure_optimizers` returns: AdamW over `parameters` (default: those of the module that are trained).
 
-    `parameters` may be parameter groups. With `published` the factor is `published_factor` of the epoch, as in the
-    original code; else `step_factor`.
+    `parameters` may be parameter groups. ``train.schedule`` chooses the curve; it is stepped once per optimiser step.
     """
     chosen = [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimizer = torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
@@ -54,8 +49,8 @@ def optimizer_config(
     warmup = round(train.warmup_epochs * per_epoch)
 
     def factor(step: int) -> float:
-        if published and train.schedule == "cosine":
-            return published_factor(step // per_epoch, train.warmup_epochs, train.epochs)
+        if train.schedule == "cosine-epochs":
+            return epoch_factor(step // per_epoch, train.warmup_epochs, train.epochs)
         if train.schedule == "constant":
             return min(1.0, (step + 1) / warmup) if warmup else 1.0
         return step_factor(step, warmup, total)

@@ -1,0 +1,34 @@
+"""Learning-rate curves against the values of the published code."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.training.optim import epoch_factor, step_factor
+
+
+@pytest.mark.parametrize(
+    ("epoch", "lr"),
+    [
+        (0, 0.0),
+        (1, 2.04e-6),
+        (25, 5.10e-5),
+        (49, 1e-4),
+        (50, 1e-4),
+        (100, 9.045e-5),
+        (175, 5e-5),
+        (250, 9.55e-6),
+        (299, 3.9e-9),
+    ],
+)
+def test_official_curve(epoch: int, lr: float) -> None:
+    """Learning rate 1e-4, 50 of 300 epochs warm-up (Project-MONAI/research-contributions, SwinUNETR/BRATS21)."""
+    assert 1e-4 * epoch_factor(epoch, 50, 300) == pytest.approx(lr, rel=1e-2)
+
+
+def test_curve_by_steps_has_no_dead_start_and_meets_the_official_one() -> None:
+    factors = [step_factor(step, 50, 300) for step in range(300)]
+    assert factors[0] == 1 / 50 and factors[49] == 1.0
+    assert factors[:50] == sorted(factors[:50]) and factors[50:] == sorted(factors[50:], reverse=True)
+    assert factors[100:] == [epoch_factor(step, 50, 300) for step in range(100, 300)]
+    assert step_factor(0, 0, 10) == 1.0
