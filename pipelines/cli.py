@@ -41,7 +41,7 @@ Model = Annotated[
     typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
-INTERRUPTED = "interrupted; the same command goes on where it stopped"
+INTERRUPTED = "interrupted; nothing is half written; give the same command again"
 PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
 
@@ -291,17 +291,21 @@ def evaluate(
 @app.command()
 def export(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
     model: Model = None,
     format_: Annotated[str, typer.Option("--format", help="onnx or torch")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file to write; none = NAME.onnx or NAME.pt2")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The network as ONNX or torch.export program, checked against the original."""
+    from pipelines.export import FORMATS
     from pipelines.export import export as run_export
     from shared.tracking.model import resolve_model
 
     pipeline = registry.load(name)
     pipeline.ready()
+    output = output or Path(name + FORMATS.get(format_, ""))
     result = run_export(pipeline, resolve_model(model, pipeline), format_, output)
     emit(result, as_json, lambda value: print("\n".join(f"{key}: {item}" for key, item in value.items())))
 
@@ -390,7 +394,9 @@ def main() -> NoReturn:
     except SuiteError as err:
         code = _fail(str(err), err.exit_code, debug)
     except Stopped as stop:
-        code = _fail("terminated; the same command goes on where it stopped", 128 + stop.signum, debug)
+        code = _fail(
+            "terminated; nothing is half written; give the same command again", 128 + stop.signum, debug
+        )
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):

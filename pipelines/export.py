@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from shared.pipeline import Pipeline
 
-FORMATS = ("onnx", "torch")
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+"""Name → the suffix its files usually have."""
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest output (or to 1 where outputs are smaller)."""
 ONE_FILE_BYTES = 1_900_000_000
@@ -38,7 +39,9 @@ def export(pipeline: Pipeline, model: Path, format_: str, output: Path) -> dict[
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: unknown; one of {', '.join(FORMATS)} wanted")
     if output.is_dir():
-        raise UsageError(f"{output}: a folder; a file name wanted; for example {output / 'model'}.{format_}")
+        raise UsageError(
+            f"{output}: a folder; a file name wanted; for example {output / 'model'}{FORMATS[format_]}"
+        )
     if format_ == "onnx":
         need("export", "onnx", "onnxruntime", "onnxscript")
     started = time.monotonic()

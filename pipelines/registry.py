@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Pipeline:
-    """The pipeline registered as `name`. Raises `UsageError` with the nearest name."""
+    """The pipeline registered as `name`. Raises `UsageError` with the nearest name, and as `load_object` does."""
     targets = _targets()
     if name not in targets:
         if not targets:
@@ -40,11 +40,19 @@ def load(name: str) -> Pipeline:
 
 
 def load_object(target: str) -> Pipeline:
-    """The pipeline at ``module:attribute``; how a spawned worker finds one that is not registered."""
+    """The pipeline at ``module:attribute``; how a spawned worker finds one that is not registered.
+
+    Raises `EnvironmentUnfit` if it cannot be imported or is no pipeline.
+    """
     from shared.pipeline import Pipeline  # late: `--help` needs no pydantic
 
     module, _, attribute = target.partition(":")
-    pipeline = getattr(import_module(module), attribute)
+    try:
+        pipeline = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as err:
+        raise EnvironmentUnfit(
+            f"{target}: cannot be imported ({err}); a whole distribution wanted; install it again or remove it"
+        ) from err
     if not isinstance(pipeline, Pipeline):
         raise EnvironmentUnfit(f"{target}: not a Pipeline; fix the distribution's entry point")
     return pipeline

@@ -18,12 +18,15 @@ import pytest
 from pipelines import registry
 
 SMOKE_SECONDS = 600
+OFFLINE = Path(__file__).parent / "offline"
+"""Holds a `sitecustomize` that ends any process that asks another machine."""
 
 
 def surroundings(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without test and tracking settings, one thread; `env` on top."""
+    """This process's environment without test and tracking settings, one thread, no network; `env` on top."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PYTEST_", "PIPELINES_"))}
-    return clean | {"OMP_NUM_THREADS": "1", **(env or {})}
+    path = os.pathsep.join(filter(None, (str(OFFLINE), os.environ.get("PYTHONPATH"))))
+    return clean | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})}
 
 
 def call(cwd: Path, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

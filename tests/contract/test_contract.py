@@ -7,6 +7,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from shared.bundle import FILES, Bundle
 from shared.config import flatten, resolve
 from shared.errors import ItemError, ModelUnusable, UsageError
 from shared.training.injector import EXIT_CODE as CRASHED
-from tests.contract.conftest import Smoke, call, interrupt
+from tests.contract.conftest import Smoke, call, interrupt, surroundings
 
 NAMES = registry.names()
 RUN_KEYS = {
@@ -34,6 +36,13 @@ def test_presets_resolve_and_unknown_keys_are_refused(name: str) -> None:
         assert again == config
     with pytest.raises(UsageError, match=r"did you mean train\.epochs"):
         pipeline.resolve("smoke", sets=["train.epoch=3"])
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "example.org"])
+def test_every_command_below_is_cut_off_from_the_network(address: str) -> None:
+    code = f"import socket\ntry: socket.create_connection(({address!r}, 80))\nexcept Exception: pass"
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings(), check=False, capture_output=True)
+    assert done.returncode == 97, done.stderr
 
 
 def test_run_result_is_complete(smoke: Smoke) -> None:
@@ -67,6 +76,9 @@ def test_report_is_self_contained(smoke: Smoke) -> None:
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
     assert "<script" not in page
     assert "Content-Security-Policy" in page
+    assert page.count('src="data:image/') >= 2  # the curves and at least one picture of the field
+    assert "picture left out" not in page
+    assert not re.search(r">\s*(nan|inf|None)\s*<", page)
 
 
 def test_bundle_round_trip_and_damage(smoke: Smoke, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipelines import _guard, cli, registry
 from shared.config import parse_yaml
 from shared.distributed.signals import Stopped
-from shared.errors import UsageError
+from shared.errors import EnvironmentUnfit, UsageError
 from tests.contract.conftest import call
 
 HEAVY = (
@@ -153,3 +153,11 @@ def test_sigterm_is_swallowed_by_no_except_exception() -> None:
             cli._terminate(15, None)
         except Exception:  # noqa: BLE001 - as libraries do
             pytest.fail("swallowed")
+
+
+@pytest.mark.parametrize(
+    "target", ["absent_package:PIPELINE", "pipelines.batch:ABSENT", "pipelines.batch:Summary"]
+)
+def test_a_broken_registration_is_named(target: str) -> None:
+    with pytest.raises(EnvironmentUnfit, match=target):
+        registry.load_object(target)
