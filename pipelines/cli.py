@@ -144,7 +144,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Every fault of a data set in one list, before any training."""
-    from pipelines.run import Request, resolve
+    from pipelines.run import Request, faults_of, resolve
     from shared.errors import UsageError
     from shared.pipeline import error_faults
 
@@ -152,7 +152,7 @@ def check(
     pipeline.ready()
     if resolved.data.path is None:
         raise UsageError("check: no data set; --data PATH wanted; give the folder or datalist to check")
-    faults = pipeline.check(resolved)
+    faults = faults_of(pipeline, resolved)
     rows: list[Fault] = sorted(faults, key=lambda fault: fault.severity)
     errors = error_faults(faults)
 

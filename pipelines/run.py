@@ -12,7 +12,7 @@ from typing import Any
 from pipelines import registry
 from shared.bundle import Bundle
 from shared.config import RunConfig, config_hash, flatten, to_yaml
-from shared.errors import DataInvalid, UsageError
+from shared.errors import DataInvalid, Fault, UsageError
 from shared.io.atomic import atomic_write_text, probe_writable, sweep_temporaries
 from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
 
@@ -86,15 +86,19 @@ def run(request: Request, say: Say) -> dict[str, Any]:
 
 def check(pipeline: Pipeline, config: Any, say: Say) -> None:
     """Say every warning; raise `DataInvalid` with all errors."""
-    if config.data.path is None:
-        return
-    if not Path(config.data.path).exists():
-        raise UsageError(f"{config.data.path}: not found; a data set wanted; check --data")
-    faults = pipeline.check(config)
+    faults = faults_of(pipeline, config)
     for fault in faults:
         say(f"{fault.severity}: {fault}")
     if error_faults(faults):
         raise DataInvalid(faults)
+
+
+def faults_of(pipeline: Pipeline, config: Any) -> list[Fault]:
+    """Everything wrong or odd with the data set; [] for the embedded sample. Raises `UsageError` if it is absent."""
+    path = config.data.path
+    if path is not None and not Path(path).exists():
+        raise UsageError(f"{path}: not found; a data set wanted; check --data")
+    return [] if path is None else pipeline.check(config)
 
 
 def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:

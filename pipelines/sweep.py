@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import random as rng
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,8 +80,9 @@ def sweep(
     )
     with parent:
         atomic_write_text(folder / "parent.json", json.dumps({"parent": parent.run_id}))
+        everywhere = set(todo[0]).intersection(*todo[1:]) if len(todo) > 1 else set()
         for index, point in enumerate(todo, 1):
-            label = " ".join(point)
+            label = " ".join(text for text in point if text not in everywhere)
             if label in done:
                 say(f"[{index}/{len(todo)}] {label}: done before")
                 continue
@@ -90,14 +92,24 @@ def sweep(
             if done[label]["status"] == "FINISHED":
                 atomic_write_text(folder / f"point-{index:04d}.json", json.dumps(done[label], default=str))
     sign = -1 if pipeline.primary.mode == "max" else 1
-    rows = sorted(
-        done.values(), key=lambda row: sign * row["value"] if row["value"] is not None else float("inf")
-    )
-    return {"pipeline": name, "run_id": parent.run_id, "rows": rows}
+
+    def place(row: dict[str, Any]) -> float:
+        value = row["value"]
+        return sign * value if value is not None and math.isfinite(value) else math.inf
+
+    return {"pipeline": name, "run_id": parent.run_id, "rows": sorted(done.values(), key=place)}
 
 
 def _one(request: Request, metric: str, label: str, say: Callable[[str], None]) -> dict[str, Any]:
-    row = {"name": "", "point": label, "status": "FAILED", "metric": metric, "value": None, "error": None}
+    row = {
+        "name": "",
+        "run_id": "",
+        "point": label,
+        "status": "FAILED",
+        "metric": metric,
+        "value": None,
+        "error": None,
+    }
     try:
         result = run(request, say)
     except Interrupted:
@@ -105,7 +117,8 @@ def _one(request: Request, metric: str, label: str, say: Callable[[str], None]) 
     except SuiteError as err:
         say(f"error: {err}")
         return row | {"error": str(err)}
-    return row | {"name": result["run_id"], "status": "FINISHED", "value": result["metrics"].get(metric)}
+    run_id, value = result["run_id"], result["metrics"].get(metric)
+    return row | {"name": run_id[:8], "run_id": run_id, "status": "FINISHED", "value": value}
 
 
 def _finished(folder: Path, store: Store) -> tuple[dict[str, Any], str | None]:

@@ -66,6 +66,7 @@ def test_show_is_the_resolved_configuration(tmp_path: Path) -> None:
         (("show", "brats-seg", "--preset", "tiny"), 2, "smoke"),
         (("show", "brats-seg", "--config", "absent.yaml"), 2, "absent.yaml"),
         (("run", "brats-seg", "--data", "absent"), 2, "absent: not found"),
+        (("check", "brats-seg", "--data", "absent"), 2, "absent: not found"),
         (("predict", "brats-seg"), 2, "inputs"),
         (("nonsense",), 2, "nonsense"),
         (("predict", "brats-seg", ".", "-o", "out", "-m", "absent-model"), 5, "absent-model"),
@@ -161,3 +162,10 @@ def test_sigterm_is_swallowed_by_no_except_exception() -> None:
 def test_a_broken_registration_is_named(target: str) -> None:
     with pytest.raises(EnvironmentUnfit, match=target):
         registry.load_object(target)
+
+
+def test_without_a_command_there_is_help(tmp_path: Path) -> None:
+    done = call(tmp_path)
+    assert done.returncode == 2
+    assert "predict" in done.stdout + done.stderr
+    assert "error" not in done.stderr

@@ -57,7 +57,13 @@ def trained(monkeypatch: pytest.MonkeyPatch, workdir: Path) -> Trained:
 
 def search(lr: str, config: Path | None = None) -> dict[str, Any]:
     return sweep(
-        "brats-seg", [f"train.lr={lr}"], preset="smoke", config_file=config, data=None, random=0, say=str
+        "brats-seg",
+        [f"train.lr={lr}", "seed=5"],
+        preset="smoke",
+        config_file=config,
+        data=None,
+        random=0,
+        say=str,
     )
 
 
@@ -68,6 +74,7 @@ def test_a_sweep_goes_on_where_it_stopped(trained: Trained) -> None:
     result = search("1,2,3,4")
     assert [sets[0][-1] for sets in trained[4:]] == ["3", "4"]  # the failed one and the one not finished
     assert [row["value"] for row in result["rows"]] == [0.4, 0.3, 0.2, 0.1]
+    assert [row["point"] for row in result["rows"]] == [f"train.lr={lr}" for lr in (4, 3, 2, 1)]
     client = connect().client
     (parent,) = client.search_runs([client.get_experiment_by_name("brats-seg").experiment_id])
     assert (parent.info.run_id, parent.info.status) == (result["run_id"], "FINISHED")
@@ -82,7 +89,7 @@ def test_a_sweep_goes_on_where_it_stopped(trained: Trained) -> None:
 def test_an_edited_config_file_is_another_sweep(trained: Trained, workdir: Path) -> None:
     config = workdir / "mine.yaml"
     for seed in (1, 1, 2):
-        config.write_text(f"seed: {seed}\n")
+        config.write_text(f"threads: {seed}\n")
         search("1", config)
     assert len(trained) == 2
 
