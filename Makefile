@@ -1,15 +1,14 @@
 # make brats-seg   set up everything, then train, evaluate and report on the embedded sample
 # make test        set up everything, then run the tests
-# Variables: EXTRAS (which domains), TORCH=cuda (wheels from the default index), TORCH_INDEX (any wheel index), PYTHON.
+# Variables: EXTRAS (which domains), TORCH_INDEX (where torch comes from; default: pip's own index), PYTHON, VENV.
 
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= medical,scale,export,dev
-TORCH  ?= cpu
 TORCH_INDEX ?=
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))-$(TORCH)
 comma  := ,
+STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(TORCH_INDEX),-$(shell echo $(TORCH_INDEX) | cksum | cut -c-8))
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 INDEX  := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
@@ -24,7 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or newer wanted; install it and call make PYTHON=python3.x"; exit 3; }
 	@echo "[1/4] virtual environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "[2/4] $(TORCH_PIN) ($(TORCH))"
+	@echo "[2/4] $(TORCH_PIN) from $(or $(TORCH_INDEX),pip's index)"
+	@$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall --quiet --yes torch)
 	@$(PIP) $(INDEX) "$(TORCH_PIN)"
 	@echo "[3/4] the pinned rest for: $(EXTRAS) (a few minutes the first time)"
 	@$(PIP) -c constraints.txt -e ".[$(EXTRAS)]"
