@@ -1,8 +1,9 @@
 """Whole multi-modal heads with tumours, made on real anatomy from nothing but a seed.
 
-Anatomy comes from the ICBM 152 template (`anatomy`), tumours from real label maps or by rule (`lesions`), intensities
-from a model of the scanner calibrated on real patients' statistics (`contrast`). The same seed gives the same bytes,
-and the same head at every voxel size up to noise. It is training material; it is no substitute for patients.
+Anatomy comes from the ICBM 152 template (`simulator.anatomy`), tumours from real label maps or by rule
+(`simulator.lesions`), intensities from a model calibrated on real patients' statistics (`simulator.contrast`). The
+same seed gives the same bytes, and the same head at every voxel size up to noise. It is training material; it is no
+substitute for patients.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical.brats_seg.anatomy import F32, FIELD_MM, Axes, Head, Smooth, pick
-from medical.brats_seg.contrast import Tissue, paint
-from medical.brats_seg.lesions import CORE, ENHANCING, OEDEMA, Label, made, moved, push
+from medical.brats_seg.simulator.anatomy import F32, FIELD_MM, Axes, Head, Smooth, pick
+from medical.brats_seg.simulator.contrast import Tissue, paint
+from medical.brats_seg.simulator.lesions import CORE, ENHANCING, OEDEMA, Label, made, moved, push
 from shared.io.atomic import atomic_path
 
 MODALITIES = ("flair", "t1ce", "t1", "t2")

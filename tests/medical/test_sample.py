@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medical.brats_seg.anatomy import ASSET, FIELD_MM, MAPS, Head, pick, template
 from medical.brats_seg.cases import discover, read_case
 from medical.brats_seg.config import BratsConfig
-from medical.brats_seg.contrast import FLAIR, T1, T1CE, T2, draw_means
 from medical.brats_seg.grid import normalise
 from medical.brats_seg.labels import encode
 from medical.brats_seg.sample import SampleCase, make_case, write_cases
+from medical.brats_seg.simulator.anatomy import ASSET, FIELD_MM, MAPS, Head, pick, template
+from medical.brats_seg.simulator.contrast import FLAIR, T1, T1CE, T2, draw_means
 
 CUBE = (1.875, 1.875, 1.2109375)
 

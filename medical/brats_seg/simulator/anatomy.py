@@ -3,7 +3,7 @@
 The asset holds eight maps (0–1) at 1.5 mm, axes L-P-S like BraTS: grey and white matter probability and T1 average as
 published, and five derived here once: the brain mask, ventricles, and from rough MNI coordinates of the usual atlases
 the structures that enhance in every healthy brain (venous sinuses and basal arteries, choroid plexus, dural folds).
-Rebuild it with ``python -m medical.brats_seg.anatomy TEMPLATE_DIR OUT.npz``; terms in ``assets/LICENSE-icbm152.txt``.
+Rebuild it as ``assets/README.md`` says; terms in ``assets/LICENSE-icbm152.txt``.
 """
 
 from __future__ import annotations

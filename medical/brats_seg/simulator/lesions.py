@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical.brats_seg.anatomy import F32, FIELD_MM, Axes, Head, Smooth, template
+from medical.brats_seg.simulator.anatomy import F32, FIELD_MM, Axes, Head, Smooth, template
 
 Label = NDArray[np.uint8]
 CORE, OEDEMA, ENHANCING = 1, 2, 4

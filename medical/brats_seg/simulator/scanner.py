@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical.brats_seg.anatomy import F32, Axes, Smooth
+from medical.brats_seg.simulator.anatomy import F32, Axes, Smooth
 
 
 def acquire(

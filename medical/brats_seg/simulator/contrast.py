@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medical.brats_seg.anatomy import F32, Axes, Smooth
-from medical.brats_seg.lesions import CORE, ENHANCING, OEDEMA, Label
-from medical.brats_seg.scanner import acquire
+from medical.brats_seg.simulator.anatomy import F32, Axes, Smooth
+from medical.brats_seg.simulator.lesions import CORE, ENHANCING, OEDEMA, Label
+from medical.brats_seg.simulator.scanner import acquire
 
 FLAIR, T1CE, T1, T2 = range(4)
 CLASSES = ("gm", "wm", "core", "oedema", "enhancing")
