@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def post(port: int, body: object, **headers: str) -> tuple[int, Any]:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     link.request("POST", "/invocations", json.dumps(body), {"Content-Type": "application/json", **headers})
     answer = link.getresponse()
     text = answer.read().decode()
@@ -72,7 +72,7 @@ def running(command: list[str], cwd: Path, port: int) -> Iterator[subprocess.Pop
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
         try:
-            server.wait(15)
+            server.wait(30)
         finally:
             if server.poll() is None:
                 os.killpg(server.pid, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_our_server_answers_and_guards(tmp_path: Path) -> None:
         assert post(port, rows, Origin=f"http://localhost:{port}")[0] == 200
         assert post(port, {"dataframe_records": [{"x": 3.0}]})[1]["predictions"][0]["y"] != wanted
         server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
         assert server.stderr is not None
         said = server.stderr.read()
     assert "curl -H 'Content-Type: application/json' -d '{\"dataframe_split\"" in said
