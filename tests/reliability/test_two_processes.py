@@ -9,19 +9,25 @@ import pytest
 
 from tests.contract.conftest import call
 
-TOLERANCE = 1e-6
-"""Sums of gradients are taken in another order; nothing else differs."""
+TOLERANCE = 1e-5
+"""Gradients are summed in another order, and Adam carries the rounding on: 2.5e-6 after twelve steps."""
 
 
 def trained(cwd: Path, devices: int) -> tuple[list[float], dict[str, float]]:
     """Training loss by step, and the scores, of a smoke run in `devices` processes.
 
-    Instance norm: batch norm's statistics are those of the crops one process sees.
+    Instance norm and Dice per crop: batch norm and Dice over a batch see the crops of one process only.
     """
     from mlflow import MlflowClient
 
     cwd.mkdir()
-    sets = ("threads=1", "model.norm=instance", f"train.devices={devices}", "train.strategy=ddp")
+    sets = (
+        "threads=1",
+        "model.norm=instance",
+        "train.batch_dice=false",
+        f"train.devices={devices}",
+        "train.strategy=ddp",
+    )
     done = call(cwd, "run", "brats-seg", "--preset", "smoke", "--json", *(f"--set={text}" for text in sets))
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
