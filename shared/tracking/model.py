@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,7 @@ def log_and_register(
     from mlflow.models import Model
 
     run = store.client.get_run(run_id)
+    step = max((p.step for p in store.client.get_metric_history(run_id, pipeline.primary.metric)), default=0)
     tags = {
         "metric": pipeline.primary.metric,
         "value": repr(float(metrics.get(pipeline.primary.metric, float("nan")))),
@@ -64,10 +66,12 @@ def log_and_register(
         raise
     store.client.finalize_logged_model(logged.model_id, "READY")
     store.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    now = run.info.start_time
     numbers = [
-        Metric(key, float(value), now, 0, model_id=logged.model_id, run_id=run_id)
+        Metric(key, float(value), int(time.time() * 1000), step, model_id=logged.model_id, run_id=run_id)
         for key, value in metrics.items()
+        if not key.startswith(
+            "val/"
+        )  # MLflow adds these points to the run's curves, which have the val/ ones
     ]
     store.client.log_batch(run_id, metrics=numbers[:1000])
     store.client.log_batch(run_id, tags=_run_tags(tags))

@@ -31,7 +31,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, list
         )
         with run:
             bundle = make_bundle(run.work / "bundle", seed=i)
-            said.append(run.log_model(PIPELINE, bundle, {"score": score}, data))
+            run.log_metrics({"score": score, "val/score": 0.1}, 7)
+            said.append(run.log_model(PIPELINE, bundle, {"score": score, "val/score": 0.2}, data))
         runs.append(run)
     patch.undo()
     return folder, store, runs, said
@@ -46,6 +47,18 @@ def here(tracked: tuple, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, list[T
     if not (folder / "meta").exists():
         register_in(folder / "meta")
     return store, runs
+
+
+def test_the_models_metrics_leave_the_runs_curves_alone(here: tuple[Store, list[TrackedRun]]) -> None:
+    store, runs = here
+    curves = {
+        key: {(point.step, point.value) for point in store.client.get_metric_history(runs[0].run_id, key)}
+        for key in ("val/score", "score")
+    }
+    assert curves == {"val/score": {(7, 0.1)}, "score": {(7, 0.5)}}
+    (model,) = store.client.get_run(runs[0].run_id).outputs.model_outputs
+    found = store.client.get_logged_model(model.model_id).metrics
+    assert [(metric.key, metric.value) for metric in found] == [("score", 0.5)]
 
 
 def test_champion_moves_only_when_better_on_the_same_data(tracked: tuple) -> None:
