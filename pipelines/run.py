@@ -164,7 +164,12 @@ def _stages(
         pipeline=pipeline.name,
         config=config,
         state_dict=fitted.state_dict,
-        schema={"data_fingerprint": facts.fingerprint, "data_source": facts.source, "run_id": tracked.run_id},
+        schema={
+            "params_count": sum(p.numel() for p in task.network.parameters()),
+            "data_fingerprint": facts.fingerprint,
+            "data_source": facts.source,
+            "run_id": tracked.run_id,
+        },
         overwrite=True,
     )
     say("[3/5] evaluate")

@@ -134,7 +134,10 @@ class Bundle:
         card: str = "",
         overwrite: bool = False,
     ) -> Bundle:
-        """Write all five files into a temporary folder, then rename it to `path`. Complete or absent."""
+        """Write all five files into a temporary folder, then rename it to `path`. Complete or absent.
+
+        ``schema["params_count"]`` is what training counted; without it, all floating-point values of the state.
+        """
         from safetensors.torch import save_file
 
         path = Path(path)
