@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import registry
 from shared.bundle import Bundle
@@ -15,6 +15,9 @@ from shared.config import RunConfig, config_hash, flatten, to_yaml
 from shared.errors import DataInvalid, Fault, UsageError
 from shared.io.atomic import atomic_write_text, probe_writable, sweep_temporaries
 from shared.pipeline import DataFacts, Evaluation, Pipeline, error_faults
+
+if TYPE_CHECKING:
+    from shared.training.fit import FitResult
 
 Say = Callable[[str], None]
 RUNS = Path("runs")
@@ -79,7 +82,8 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     with tracked:
         if resume_id:
             say(f"resuming run {tracked.run_id[:8]} (--resume no starts anew)")
-        result = _stages(pipeline, config, request, tracked, say)
+        trained = _train(pipeline, config, tracked, say)
+        result = _deliver(pipeline, config, request, tracked, trained, say)
     result |= {"seconds": round(time.monotonic() - started, 1), "status": "FINISHED"}
     return result
 
@@ -116,9 +120,18 @@ def _resume_id(choice: str, last: Callable[[], str | None]) -> str | None:
     return choice
 
 
-def _stages(
-    pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, say: Say
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What the training hands on."""
+
+    facts: DataFacts
+    """Of the data, with the task's own notes."""
+    fitted: FitResult
+    params_count: int
+
+
+def _train(pipeline: Pipeline, config: RunConfig, tracked: Any, say: Say) -> _Trained:
+    """The first stage, from the data to the best weights."""
     from shared.tracking.ranks import is_leader
     from shared.training.fit import FitContext
     from shared.training.seed import seed_everything
@@ -145,7 +158,9 @@ def _stages(
     for note in (about := tuple(getattr(task, "notes", ()))):
         say(f"model: {note}")
     facts = replace(facts, notes=(*facts.notes, *about))
-    say(f"[1/5] train: {facts.items} items, {_millions(task.network)} M parameters, run {tracked.run_id[:8]}")
+    network: Any = task.network
+    params_count = sum(parameter.numel() for parameter in network.parameters())
+    say(f"[1/5] train: {facts.items} items, {params_count / 1e6:.2f} M parameters, run {tracked.run_id[:8]}")
     context = FitContext(
         work=work,
         logger=tracked.lightning_logger(),
@@ -157,7 +172,15 @@ def _stages(
     )
     fitted = pipeline.fit(config, task, data, context)
     tracked.log_metrics({"train_seconds": fitted.seconds}, fitted.steps)
+    return _Trained(facts, fitted, params_count)
 
+
+def _deliver(
+    pipeline: Pipeline, config: RunConfig, request: Request, tracked: Any, trained: _Trained, say: Say
+) -> dict[str, Any]:
+    """The other stages, from the weights to the registered model; the object that ``--json`` prints."""
+    work: Path = tracked.work
+    facts, fitted = trained.facts, trained.fitted
     say("[2/5] package")
     bundle = Bundle.save(
         work / "bundle",
@@ -165,7 +188,7 @@ def _stages(
         config=config,
         state_dict=fitted.state_dict,
         schema={
-            "params_count": sum(p.numel() for p in task.network.parameters()),
+            "params_count": trained.params_count,
             "data_fingerprint": facts.fingerprint,
             "data_source": facts.source,
             "run_id": tracked.run_id,
@@ -194,7 +217,7 @@ def _stages(
         "seed": config.seed,
         "data": {"source": facts.source, "fingerprint": facts.fingerprint, "items": facts.items},
         "metrics": metrics,
-        "params_count": bundle.schema["params_count"],
+        "params_count": trained.params_count,
         "bundle": str(bundle.path),
         "report": str(report),
     }
@@ -218,10 +241,6 @@ def command(request: Request) -> str:
         words += [flag, str(value)] if value is not None else []
     words += [word for text in request.sets for word in ("-s", text)]
     return shlex.join(words)
-
-
-def _millions(network: Any) -> str:
-    return f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
 
 
 def _card(
@@ -251,7 +270,7 @@ def write_report(
     config: RunConfig,
     evaluation: Evaluation,
     facts: DataFacts,
-    fitted: Any,
+    fitted: FitResult,
     tracked: Any,
     path: Path,
 ) -> Path:
