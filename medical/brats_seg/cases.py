@@ -150,7 +150,7 @@ def _judge(
                 path,
                 f"{count:,} NaN or infinite voxels",
                 "finite intensities",
-                "mend them, or set data.nan=zero",
+                "mend them, or set nan=zero (data.nan=zero to train or evaluate)",
                 name,
             )
         channel[bad] = 0

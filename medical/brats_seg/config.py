@@ -10,7 +10,6 @@ from pydantic import Field
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 
 Modality = Literal["flair", "t1ce", "t1", "t2"]
-Convention = Literal["brats2021", "brats2023", "brats2024", "msd"]
 REGIONS = ("tc", "wt", "et")
 """Channel order of the network's output, as in the official code."""
 
@@ -104,6 +103,9 @@ class BratsPredictConfig(Config):
     )
     save_probabilities: bool = False
     picture: bool = True
+    nan: Literal["auto", "fail", "zero"] = Field(
+        "auto", description="what to do with NaN or infinite voxels; auto = as in training (data.nan)"
+    )
     allow_missing: bool = Field(False, description="fill a missing modality with zeros, with a warning")
     max_bytes: int = Field(8 * 2**30, ge=1, description="largest volume accepted, bytes after decoding")
 

@@ -20,28 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medical.brats_seg.augment import IMAGE, LABEL, augmentation, augmented, crop_start
-from medical.brats_seg.cases import Case, CaseFiles, discover, read_case, split_by_patient
+from medical.brats_seg.cases import Case, CaseFiles, read_case, split_by_patient
 from medical.brats_seg.config import BratsConfig, BratsDataConfig
 from medical.brats_seg.grid import Grid, axis_maps, network_grid, normalise, resample, to_target_axes
+from medical.brats_seg.held_out import cases_beside, data_fingerprint, labelled_cases
 from medical.brats_seg.labels import convert, encode
-from medical.brats_seg.patches import (
-    CASES,
-    PatchSet,
-    check_patch_set,
-    is_patch_set,
-    read_patch_set,
-    source_files,
-    split_patches,
-)
+from medical.brats_seg.patches import PatchSet, is_patch_set, read_patch_set, split_patches
 from shared.errors import DataInvalid, Fault
-from shared.io.hashes import sha256_files
 from shared.pipeline import DataFacts
 from shared.training.loader import Draw, ExactLoader, make_loader
 
 if TYPE_CHECKING:
     from medical.brats_seg.sample import SampleCase
-
-__all__ = ["BratsData", "Example", "check_patch_set", "is_patch_set", "made_case", "to_network_grid"]
 
 LABELS = "brats2021"
 """Convention of every label map inside training."""
@@ -114,39 +104,6 @@ def made_sample(config: BratsConfig, index: int, maps: Sequence[NDArray[np.uint8
     spacing = config.data.spacing_mm or (1.0, 1.0, 1.0)
     painted = maps[index % len(maps)] if maps else None
     return make_case(config.seed * 100_003 + index, spacing_mm=spacing, label_map=painted)
-
-
-def labelled_cases(path: Path, config: BratsConfig) -> list[CaseFiles]:
-    """Whole labelled cases under `path`, without the excluded patients. Raises `DataInvalid`."""
-    found = discover([path], config.data.layout)
-    kept = [
-        case
-        for case in found
-        if case.fault is None and case.label is not None and case.patient not in config.data.exclude_patients
-    ]
-    if not kept:
-        faults = [case.fault for case in found if case.fault is not None]
-        raise DataInvalid(
-            faults or [Fault(path, "no labelled case", "a …_seg file per case", "add label maps")]
-        )
-    return kept
-
-
-def held_out(config: BratsConfig, everything: bool = False) -> tuple[list[CaseFiles], PatchSet | None]:
-    """(cases on disk, patches) that were not trained on; all there are with `everything`, for foreign data.
-
-    Of a patch set, the complete cases beside the patches are never trained on. Raises `DataInvalid`.
-    """
-    path, data = Path(config.data.path or "."), config.data
-    if is_patch_set(path):
-        whole = read_patch_set(path, data.modalities)
-        patches = (
-            whole if everything else split_patches(whole, data.folds, data.fold, data.exclude_patients)[1]
-        )
-        beside = path / CASES
-        return labelled_cases(beside, config) if beside.is_dir() else [], patches
-    cases = labelled_cases(path, config)
-    return cases if everything else split_by_patient(cases, data.folds, data.fold)[1], None
 
 
 # ---------------------------------------------------------------- datasets
@@ -347,15 +304,14 @@ class BratsData(pl.LightningDataModule):
         self._train = PatchesAndHeads(train, heads, self.config)
         watched = min(HELD_OUT_HEADS, max(data.synthetic_cases // 4, 1))
         self._val = Whole(val, self._painted(val, watched, data.synthetic_cases), self.config)
-        scored, _ = held_out(self.config)
+        scored = cases_beside(path, self.config)
         notes = (
             f"real patches: {len(train)} of {len(set(train.patient))} patients to train on, "
             f"{len(val)} of {len(set(val.patient))} held out",
             f"made heads: {len(heads)} with {len(train.maps)} real label maps painted in",
             f"complete cases, only scored: {', '.join(case.id for case in scored) or 'none'}",
         )
-        fingerprint = sha256_files([*source_files(path), *_files(scored)])
-        self._facts = DataFacts(str(path), fingerprint, len(train) + len(heads), notes)
+        self._facts = DataFacts(str(path), data_fingerprint(self.config), len(train) + len(heads), notes)
 
     def _painted(self, patches: PatchSet, count: int, first: int) -> list[Example]:
         maps = [patches.maps[name] for name in sorted(patches.maps)]
@@ -389,9 +345,4 @@ class BratsData(pl.LightningDataModule):
             f"{layouts}: {len(train)} cases to train on, {len(val)} held out, split by patient",
             f"label convention: {conventions if self.config.data.labels == 'auto' else self.config.data.labels}",
         )
-        self._facts = DataFacts(str(path), sha256_files(_files(cases)), len(cases), notes)
-
-
-def _files(cases: Sequence[CaseFiles]) -> list[Path]:
-    files = [path for case in cases for path in (*case.sources, *([case.label] if case.label else []))]
-    return [path for path in files if path.is_file()]
+        self._facts = DataFacts(str(path), data_fingerprint(self.config), len(cases), notes)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medical.brats_seg.config import REGIONS, BratsConfig
+from medical.brats_seg.inference import logit, window_logits
 from medical.brats_seg.metrics import (
     HD95_LESION_MISSED_MM,
     HD95_ONE_EMPTY_MM,
@@ -44,27 +45,27 @@ _RANKS = ("worst", "median", "best")
 def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path) -> Evaluation:
     """Scores of `bundle` on what it was not trained on: the held-out fold of its own data, all of foreign data.
 
-    Raises `DataInvalid` when there is nothing to score.
+    Raises `DataInvalid` when there is nothing to score, `UsageError` when every case was seen in training.
     """
-    from medical.brats_seg.data import held_out
+    from medical.brats_seg.held_out import held_out, is_own
     from medical.brats_seg.labels import encode
 
     predictor: Any = pipeline.predictor(bundle, config.predict.model_dump())
-    predictor.reads_labels = True
+    predictor.read_labels(config.data)
+    own, warnings = is_own(predictor.bundles, config)
     with tempfile.TemporaryDirectory() as scratch:
         if config.data.path is None:
             cases, patches = _made_cases(config, Path(scratch)), None
         else:
-            own = bundle.config(BratsConfig).data.path
-            cases, patches = held_out(
-                config, everything=own is None or own.resolve() != config.data.path.resolve()
-            )
+            cases, patches = held_out(config, everything=not own)
         items = [Item(files.id, files.sources, files) for files in cases]
         result = evaluate_cases(predictor, items, out) if items else Evaluation({})
     if patches is not None and len(patches):
         truth = np.stack([encode(y, "brats2021") for y in patches.y])
         images = np.stack([patches.image(i) for i in range(len(patches))])
-        rows = score_patches(predictor.networks, images, truth, config.predict.threshold)
+        rows = score_patches(
+            predictor.networks, images, truth, config.predict.threshold, tta=config.predict.tta
+        )
         result.metrics |= summarise_patches(rows)
         result.table += [{"case": f"patch of {name}", **row} for name, row in zip(patches.patient, rows)]
         if not items:
@@ -73,6 +74,8 @@ def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path)
         raise DataInvalid(
             [Fault(str(config.data.path), "nothing held out", "labelled cases", "check data.fold")]
         )
+    what = f"fold {config.data.fold} of the model's own data" if own else "data the model does not come from"
+    result.notes[:0] = [f"Scored: {what}.", *warnings]
     return result
 
 
@@ -83,8 +86,9 @@ def _made_cases(config: BratsConfig, folder: Path) -> list[CaseFiles]:
     from medical.brats_seg.sample import write_case
 
     data = config.data
-    for index in range(data.fold, data.synthetic_cases, data.folds):
-        write_case(folder, f"Made-{index:04d}", made_sample(config, index))
+    for index in range(data.synthetic_cases):
+        if index % data.folds == data.fold:
+            write_case(folder, f"Made-{index:04d}", made_sample(config, index))
     return discover([folder])
 
 
@@ -220,28 +224,22 @@ def score_patches(
     truth: Mask,
     threshold: float = 0.5,
     batch: int = 16,
+    tta: str = "none",
 ) -> list[dict[str, float]]:
     """Dice per region of each patch, in both conventions.
 
     `images` (N, C, D, H, W) as the networks, whose logits are averaged, were trained on, `truth` (N, 3, D, H, W) in
-    order tc, wt, et.
+    order tc, wt, et. The networks must be in evaluation mode.
     """
     import torch
 
-    level = math.log(threshold / (1 - threshold))
-    device = next(networks[0].parameters()).device
-    were_training = [network.training for network in networks]
-    for network in networks:
-        network.eval()
+    level = logit(threshold)
     rows: list[dict[str, float]] = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            x = torch.as_tensor(np.asarray(images[start : start + batch], np.float32)).to(device)
-            logits = sum(network(x).float() for network in networks) / len(networks)
-            masks = (logits > level).cpu().numpy()
+            windows = torch.as_tensor(images[start : start + batch], dtype=torch.float32)
+            masks = (window_logits(networks, windows, tta) > level).numpy()
             rows += [_patch_row(p, t) for p, t in zip(masks, truth[start : start + batch])]
-    for network, training in zip(networks, were_training):
-        network.train(training)
     return rows
 
 

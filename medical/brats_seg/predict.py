@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medical.brats_seg.config import REGIONS, BratsConfig, BratsPredictConfig
+from medical.brats_seg.config import REGIONS, BratsConfig, BratsDataConfig, BratsPredictConfig
 from medical.brats_seg.inference import (
     BACKGROUND_LOGIT,
     Sliding,
@@ -71,10 +71,10 @@ class BratsPredictor(Predictor):
     def __init__(self, bundle: Bundle, options: Mapping[str, Any]) -> None:
         from medical.brats_seg.model import stride
 
-        self.config: BratsConfig = bundle.config(
-            BratsConfig, {"predict": _nest(options)} if options else None
-        )
-        self.settings: BratsPredictConfig = self.config.predict
+        config: BratsConfig = bundle.config(BratsConfig, {"predict": _nest(options)} if options else None)
+        self.settings: BratsPredictConfig = config.predict
+        # How the training files lay and what their labels meant says nothing of the files that come now.
+        self.config = _with_data(config, layout="auto", labels="auto", nan=self._nan(config.data))
         self.bundles = [bundle, *(Bundle.open(path) for path in self.settings.ensemble)]
         _refuse_mixed(self.bundles)
         self.sliding = Sliding(
@@ -85,7 +85,14 @@ class BratsPredictor(Predictor):
         )
         self.networks = [self._network(member) for member in self.bundles]
         self.reads_labels = False
-        """Evaluation wants each case's reference too, and refuses a case without."""
+
+    def read_labels(self, data: BratsDataConfig) -> None:
+        """Read each case's reference too from now on, as `data` says of labels, and refuse a case without."""
+        self.reads_labels = True
+        self.config = _with_data(self.config, labels=data.labels, nan=self._nan(data))
+
+    def _nan(self, data: BratsDataConfig) -> str:
+        return data.nan if self.settings.nan == "auto" else self.settings.nan
 
     def _network(self, bundle: Bundle) -> Any:
         import torch
@@ -293,6 +300,10 @@ def region_facts(masks: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[
             "box": [[s.start, s.stop] for s in bounding_box(mask)] if voxels else None,
         }
     return facts
+
+
+def _with_data(config: BratsConfig, **changes: Any) -> BratsConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
 
 
 def _refuse_mixed(bundles: Sequence[Bundle]) -> None:

@@ -12,11 +12,15 @@ import pytest
 
 from medical.brats_seg.config import REGIONS, BratsConfig
 from medical.brats_seg.evaluate import evaluate_cases, score_patches, summarise_patches
+from medical.brats_seg.held_out import data_fingerprint, is_own
 from medical.brats_seg.labels import encode
 from medical.brats_seg.report import add_sections, card_text
-from shared.errors import DataInvalid, Fault, ItemError
+from shared.bundle import Bundle
+from shared.config import resolve
+from shared.errors import DataInvalid, Fault, ItemError, UsageError
 from shared.pipeline import DataFacts, Evaluation, Item
 from shared.report.html import Report
+from tests.samples import write_case
 
 SHAPE = (24, 28, 20)
 
@@ -117,7 +121,7 @@ def test_patches_in_both_conventions() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x[:, :3] - 0.5
 
-    network = Threshold().train()
+    network = Threshold().eval()
     truth = np.zeros((3, 3, 8, 8, 8), bool)
     truth[:, :, 2:6, 2:6, 2:6] = True
     truth[1, 2] = False  # no enhancing tumour, none predicted
@@ -126,7 +130,6 @@ def test_patches_in_both_conventions() -> None:
     images[:, :3] = truth
     images[2, 2, 0, 0, 0] = 1.0
     rows = score_patches([network], images, truth, batch=2)
-    assert network.training
     metrics = summarise_patches(rows)
     assert metrics["patches/count"] == 3
     assert metrics["patches/dice_wt"] == 1.0
@@ -135,8 +138,49 @@ def test_patches_in_both_conventions() -> None:
     assert metrics["patches/empty_true_et"] == 2
     assert metrics["patches/dice_mean"] == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert summarise_patches([]) == {}
+    # Networks in another precision get their patches in it; flips of a pointwise network change nothing.
+    assert score_patches([Threshold().bfloat16()], images, truth, tta="flip8") == rows
     # A higher threshold asks for a higher logit: 0.5 is not above log(0.7 / 0.3).
     assert score_patches([network], images, truth, threshold=0.7)[0]["dice_wt"] == 0.0
+
+
+# ---------------------------------------------------------------- what a model may be scored on
+
+
+def bundle_of(path: Path, *sets: str, fingerprint: str = "") -> Bundle:
+    schema = {"data_fingerprint": fingerprint} if fingerprint else {}
+    config = resolve(BratsConfig, [], sets)
+    return Bundle.save(path, pipeline="brats-seg", config=config, state_dict={}, schema=schema)
+
+
+def test_own_data_is_known_by_place_and_by_content(tmp_path: Path) -> None:
+    for number in range(3):
+        write_case(tmp_path / "own", number)
+    here = resolve(BratsConfig, [], [f"data.path={tmp_path / 'own'}"])
+    content = data_fingerprint(here)
+    by_place = bundle_of(tmp_path / "a", f"data.path={tmp_path / 'own'}", fingerprint=content)
+    moved = bundle_of(tmp_path / "b", "data.path=elsewhere", fingerprint=content)
+    other = bundle_of(tmp_path / "c", "data.path=elsewhere", fingerprint="0" * 64)
+    assert is_own([by_place], here) == is_own([moved], here) == (True, [])
+    assert is_own([other], here) == (False, [])
+    assert is_own([other, moved], here) == (True, [])
+    write_case(tmp_path / "own", 3)
+    own, warnings = is_own([by_place], here)
+    assert own and "has changed since training" in warnings[0]
+
+
+@pytest.mark.parametrize("change", ["data.fold=1", "data.folds=4", "data.exclude_patients=[P]"])
+def test_cases_seen_in_training_are_not_scored(tmp_path: Path, change: str) -> None:
+    write_case(tmp_path / "own", 1)
+    place = f"data.path={tmp_path / 'own'}"
+    member, other = bundle_of(tmp_path / "m", place), bundle_of(tmp_path / "o", place, change)
+    asked = resolve(BratsConfig, [], [place])
+    with pytest.raises(UsageError, match=change.split("=")[0]):
+        is_own([member, other], asked)
+    made = bundle_of(tmp_path / "made", change)
+    with pytest.raises(UsageError, match="it has seen the other cases"):
+        is_own([made], resolve(BratsConfig, [], []))
+    assert is_own([made], resolve(BratsConfig, [], ["seed=1"])) == (False, [])
 
 
 def test_report_and_card_say_what_was_measured(four: Evaluation) -> None:

@@ -405,3 +405,30 @@ def test_items_carry_the_files_they_come_from(threshold: Bundle, tmp_path: Path)
     assert [item.id for item in items] == [f"BraTS2021_0000{n}" for n in (1, 2, 3)]
     assert [item.fault is None for item in items] == [True, True, False]
     assert all(path.is_file() for item in items for path in item.sources)
+
+
+# ---------------------------------------------------------------- what the training data says, and what not
+
+
+def test_training_labels_and_layout_do_not_bind_later_files(threshold: Bundle, tmp_path: Path) -> None:
+    sets = ("data.labels=msd", "data.layout=msd", "data.nan=zero")
+    predictor = BratsPredictor(make_bundle(tmp_path / "m", Threshold(), *sets), {})
+    folder = write_case(tmp_path / "in", style="brats2023")
+    assert predicted(predictor, folder).facts["convention"] == "brats2023"
+    assert predictor.config.data.nan == "zero"  # the rule for NaN stays
+    predictor.read_labels(config("data.labels=brats2024").data)
+    result = predicted(predictor, folder)
+    assert result.case.label is not None and result.case.convention == "brats2024"
+    assert predictor.config.data.nan == "fail"
+
+
+def test_nan_voxels_can_be_filled_when_predicting(threshold: Bundle, tmp_path: Path) -> None:
+    folder = write_case(tmp_path / "in")
+    path = folder / f"{folder.name}_t1.nii.gz"
+    data = nib.load(path).get_fdata()
+    data[8, 8, 6] = np.nan
+    write_nifti(path, data.astype(np.float32))
+    with pytest.raises(ItemError, match=r"1 NaN or infinite voxels.*set nan=zero"):
+        predicted(BratsPredictor(threshold, {}), folder)
+    result = predicted(BratsPredictor(threshold, {"nan": "zero"}), folder)
+    assert any("set to 0" in warning for warning in result.facts["warnings"])

@@ -11,7 +11,8 @@ import torch
 from medical.brats_seg.augment import augmentation, augmented, crop_start
 from medical.brats_seg.cases import discover, read_case
 from medical.brats_seg.config import BratsConfig
-from medical.brats_seg.data import BratsData, Example, held_out, to_network_grid
+from medical.brats_seg.data import BratsData, Example, to_network_grid
+from medical.brats_seg.held_out import held_out
 from medical.brats_seg.patches import check_patch_set, is_patch_set, read_patch_set, split_patches
 from medical.brats_seg.pipeline import PIPELINE
 from medical.brats_seg.sample import write_cases
@@ -271,7 +272,7 @@ def test_the_network_learns_from_the_channels_not_from_their_order() -> None:
     batch = next(iter(data.train_dataloader()))
     optimiser = torch.optim.AdamW(task.network.parameters(), lr=0.01)
     losses = []
-    for _ in range(25):
+    for _ in range(60):
         loss = task.loss(task.network(batch["image"]), batch["label"])
         optimiser.zero_grad()
         loss.backward()
@@ -280,7 +281,7 @@ def test_the_network_learns_from_the_channels_not_from_their_order() -> None:
     assert losses[-1] < 0.75 * losses[0]
     with torch.no_grad():
         swapped = task.loss(task.network(batch["image"].flip(1)), batch["label"]).item()
-    assert swapped > 1.1 * losses[-1]
+    assert swapped > 1.1 * losses[-1], (swapped, losses[-1])
 
 
 @pytest.mark.slow
