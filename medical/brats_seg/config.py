@@ -97,6 +97,9 @@ class BratsPredictConfig(Config):
     )
     threshold: float = Field(0.5, gt=0, lt=1)
     et_min_voxels: int = Field(0, ge=0, description="case-wide ET below this becomes necrosis (nnU-Net rule)")
+    drop_coreless_components: bool = Field(
+        False, description="drop whole-tumour components with under 1 % core where another has more"
+    )
     min_component_voxels: int = Field(0, ge=0, description="drop whole-tumour components below this")
     labels: Literal["auto", "brats2021", "brats2023", "brats2024", "msd"] = Field(
         "auto", description="output convention; auto = the input's own, else brats2021"

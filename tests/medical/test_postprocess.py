@@ -15,6 +15,7 @@ from medical.brats_seg.postprocess import (
     WT,
     clean,
     count_components,
+    drop_coreless_components,
     drop_small_components,
     drop_small_et,
     nest,
@@ -55,6 +56,31 @@ def test_the_enhancing_rule_is_on_the_total_not_per_component(masks: np.ndarray)
     assert drop_small_et(masks, 10) == 9
 
 
+def test_components_without_core_leave_where_another_has_one(masks: np.ndarray) -> None:
+    before = masks.copy()
+    assert drop_coreless_components(masks) == 2
+    assert int(masks[WT].sum()) == 6**3
+    np.testing.assert_array_equal(masks[[TC, ET]], before[[TC, ET]])
+    assert drop_coreless_components(masks) == 0
+
+
+def test_a_voxel_of_doubt_is_no_core() -> None:
+    masks = np.zeros((3, 16, 16, 16), bool)
+    masks[WT, :6], masks[WT, 8:] = True, True
+    masks[TC, 1:3], masks[TC, 8, 0, :8] = True, True  # one third of the first component, 0.4 % of the second
+    assert drop_coreless_components(masks) == 8 * 16 * 16
+    assert not masks[:, 8:].any() and int(masks[TC].sum()) == 2 * 16 * 16
+    masks[TC] = False
+    masks[TC, 0, 0, 0] = True  # no component has more than doubt
+    assert drop_coreless_components(masks) == 0
+
+
+def test_without_any_core_nothing_leaves(masks: np.ndarray) -> None:
+    masks[[TC, ET]] = False
+    assert drop_coreless_components(masks) == 0
+    assert int(masks[WT].sum()) == 6**3 + 2
+
+
 def test_small_components_leave_every_region(masks: np.ndarray) -> None:
     masks[:, 13, 13, 13] = True
     assert drop_small_components(masks, 3) == 2
@@ -75,7 +101,12 @@ def test_diagonal_neighbours_are_one_component() -> None:
 
 def test_clean_applies_all_and_says_so(masks: np.ndarray) -> None:
     config = BratsPredictConfig(min_component_voxels=5, et_min_voxels=20)
-    assert clean(masks, config) == {"nested_regions": 0, "small_components": 2, "small_enhancing_tumour": 8}
+    assert clean(masks, config) == {
+        "nested_regions": 0,
+        "components_without_core": 0,
+        "small_components": 2,
+        "small_enhancing_tumour": 8,
+    }
     assert not masks[ET].any()
 
 
