@@ -132,7 +132,7 @@ def card_text(config: BratsConfig, evaluation: Evaluation, facts: DataFacts) -> 
     )
     limits = "".join(f"- {limit}\n" for limit in LIMITS)
     if made_up:
-        limits += "- Trained on synthetic images alone: expect it to fail on real ones.\n"
+        limits += "- Trained on synthetic images alone: score it on labelled cases of your own before you rely on it.\n"
     return (
         "## What it is for\n\n"
         "Segmenting whole tumour, tumour core and enhancing tumour of adult glioma in research, and trying out the "
