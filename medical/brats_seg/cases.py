@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +61,24 @@ def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False
         raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
     warnings: list[str] = []
     volumes = _volumes(files, config, warnings)
-    reference = volumes[next(name for name in wanted if name in volumes)]
+    matched = files.matched | {name: volume.origin for name, volume in volumes.items() if volume.origin}
+    present = [name for name in wanted if name in volumes]
+    reference = volumes[present[0]]
     images = np.zeros((len(wanted), *reference.data.shape), np.float32)
     for index, name in enumerate(wanted):
-        if name in volumes:
-            images[index] = _aligned(volumes[name], reference, warnings)
-            _judge(images[index], name, volumes[name].path, config, warnings)
-        else:
+        if name not in volumes:
             warnings.append(f"{name} missing; zeros used")
-    _judge_together(images, [name for name in wanted if name in volumes], reference.path, warnings)
+            continue
+        volume = volumes.pop(name)  # its memory is free once it is copied
+        images[index] = _aligned(volume, reference, warnings)
+        _judge(images[index], name, volume.path, config, warnings)
+    views: dict[str, NDArray[np.float32]] = {name: images[wanted.index(name)] for name in present}
+    reference = replace(reference, data=views[present[0]])
+    _judge_together(views, reference.path, warnings)
     label, convention = None, settle_convention(files, config, None)
     if with_label:
         label = _read_label(files, reference, config)
         convention = settle_convention(files, config, label)
-    matched = files.matched | {name: volume.origin for name, volume in volumes.items() if volume.origin}
     return Case(files.id, images, label, reference.affine, reference, convention, matched, warnings)
 
 
@@ -155,6 +159,7 @@ def _judge(
             )
         channel[bad] = 0
         warnings.append(f"{path.name}: {count:,} NaN or infinite voxels set to 0")
+    _settle_background(channel, path, warnings)
     inside = channel[channel != 0]
     if inside.size == 0 or inside.min() == inside.max():
         what = "all voxels are 0" if inside.size == 0 else f"all non-zero voxels are {inside.flat[0]:g}"
@@ -163,19 +168,35 @@ def _judge(
         )
 
 
-def _judge_together(
-    images: NDArray[np.float32], names: Sequence[str], path: Path, warnings: list[str]
-) -> None:
+def _settle_background(channel: NDArray[np.float32], path: Path, warnings: list[str]) -> None:
+    """Set to 0 a background that an intercept or a standardisation has moved off it. Works in place.
+
+    Normalisation, cropping and skipped windows all take 0 for what lies outside the head.
+    """
+    corners = channel[tuple(slice(None, None, max(n - 1, 1)) for n in channel.shape)]
+    value = float(corners.flat[0])
+    if value == 0 or not (corners == value).all():
+        return
+    outside = channel == value
+    if MIN_BACKGROUND <= outside.mean() < 1:
+        channel[outside] = 0
+        warnings.append(f"{path.name}: background is {value:g}, not 0; set to 0")
+
+
+def _judge_together(images: Mapping[str, NDArray[np.float32]], path: Path, warnings: list[str]) -> None:
+    """Warn of what only shows when the modalities are seen side by side."""
     seen: dict[str, str] = {}
-    for index, name in enumerate(names):
-        digest = hashlib.sha256(np.ascontiguousarray(images[index]).data).hexdigest()
+    outside = np.ones(next(iter(images.values())).shape, bool)
+    for name, image in images.items():
+        digest = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
         if digest in seen:
             warnings.append(
                 f"{name} and {seen[digest]} are identical; one of them is probably the wrong file"
             )
         seen[digest] = name
-    background = float((images == 0).all(axis=0).mean())
-    if background < MIN_BACKGROUND and images[0].size > 32**3:
+        outside &= image == 0
+    background = float(outside.mean())
+    if background < MIN_BACKGROUND and outside.size > 32**3:
         warnings.append(
             f"{path.name}: only {background:.0%} of voxels are 0; skull-stripped images wanted, results will suffer"
         )
@@ -225,7 +246,7 @@ def settle_convention(files: CaseFiles, config: BratsConfig, label: NDArray[np.u
             "set data.labels=brats2024 or brats2021",
         )
     if named is None:
-        if 4 in present and 3 not in present:
+        if not present or (4 in present and 3 not in present):  # an empty map means the same in all of them
             named = "brats2021"
         else:
             raise ItemError(
@@ -290,18 +311,31 @@ def patient_rank(patient: str) -> str:
 
 def check_dataset(config: BratsConfig, tick: Callable[[int, int], None] | None = None) -> list[Fault]:
     """Every fault of the labelled data set at ``config.data.path``, headers first, then content."""
-    from medical.brats_seg.patches import check_patch_set, is_patch_set
+    from medical.brats_seg.patches import CASES, check_patch_set, is_patch_set
 
-    path = Path(config.data.path or ".")
-    if is_patch_set(path):
-        return check_patch_set(path)
+    path, layout = Path(config.data.path or "."), config.data.layout
+    if is_patch_set(path, layout):
+        beside = path / CASES  # cases that are only scored: neither patients nor folds are needed
+        faults = check_patch_set(path, config.data.modalities)
+        return faults + (_check_cases(beside, "auto", config, tick) if beside.is_dir() else [])
+    return _check_cases(path, layout, config, tick, _odd_set)
+
+
+def _check_cases(
+    path: Path,
+    layout: str,
+    config: BratsConfig,
+    tick: Callable[[int, int], None] | None,
+    together: Callable[[Sequence[CaseFiles], BratsConfig], list[Fault]] = lambda cases, config: [],
+) -> list[Fault]:
+    """Faults of every case under `path`, and what `together` says of the whole ones as a set."""
     try:
-        cases = discover([path], config.data.layout)
+        cases = discover([path], layout)
     except DataInvalid as err:
         return err.faults
     faults = [case.fault for case in cases if case.fault is not None]
     whole = [case for case in cases if case.fault is None]
-    faults += _odd_set(whole, config)
+    faults += together(whole, config)
     readable = []
     for case in whole:
         if case.label is not None:
@@ -327,14 +361,15 @@ def _odd_set(cases: Sequence[CaseFiles], config: BratsConfig) -> list[Fault]:
             Fault("data set", "no labelled case", "a …_seg file per case", "add label maps, or use predict")
         )
     elif len({case.patient for case in labelled}) < 2:
-        faults.append(Fault("data set", "1 labelled patient", "at least 2, to hold one out", "add cases"))
+        text = "1 labelled patient; enough to score a model, too few to train one"
+        faults.append(Fault("data set", text, severity="warning"))
     elif not faults and not split_by_patient(labelled, config.data.folds, config.data.fold)[1]:
         folds = (
             sorted({case.fold for case in labelled if case.fold is not None})
             or f"0 to {config.data.folds - 1}"
         )
-        found = f"no labelled case in fold {config.data.fold}"
-        faults.append(Fault("data set", found, f"one of {folds}", "set data.fold, or add cases", "data.fold"))
+        text = f"no labelled case in fold {config.data.fold}; to train, set data.fold to one of {folds}, or add cases"
+        faults.append(Fault("data set", text, severity="warning", field="data.fold"))
     without = len(cases) - len(labelled)
     if labelled and without:
         faults.append(Fault("data set", f"{without} cases without label are left out", severity="warning"))

@@ -223,7 +223,7 @@ class BratsData(pl.LightningDataModule):
         path = self.config.data.path
         if path is None:
             self._setup_made()
-        elif is_patch_set(Path(path)):
+        elif is_patch_set(Path(path), self.config.data.layout):
             self._setup_patches(Path(path))
         else:
             self._setup_cases(Path(path))
@@ -288,8 +288,10 @@ class BratsData(pl.LightningDataModule):
                     )
                 ]
             )
-        side = set(train.x.shape[2:])
-        if side != set(self.config.train.crop):
+        if not len(train) or not len(val):
+            found = f"fold {data.fold} of {data.folds} leaves {len(train)} patches to train on and {len(val)} held out"
+            raise DataInvalid([Fault(path, found, "at least one of each", "set data.folds and data.fold")])
+        if train.x.shape[2:] != self.config.train.crop:
             raise DataInvalid(
                 [
                     Fault(

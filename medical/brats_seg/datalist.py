@@ -123,9 +123,20 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         found = f"columns {', '.join(columns)[:80] or 'none'}"
         mend = "separate columns by commas" if any(";" in name for name in columns) else "name the columns so"
         raise DataInvalid([Fault(path, found, "id,flair,t1ce,t1,t2[,label,patient,fold]", mend, "line 1")])
-    double = sorted({name for name in columns if columns.count(name) > 1})
+    meant = [SYNONYMS.get(name, name) for name in columns]
+    double = sorted({name for name in meant if meant.count(name) > 1})
     if double:
-        raise DataInvalid([Fault(path, f"column {double[0]} twice", "each once", "remove one", "line 1")])
+        raise DataInvalid(
+            [
+                Fault(
+                    path,
+                    f"column {double[0]} twice (by one name or two)",
+                    "each once",
+                    "remove one",
+                    "line 1",
+                )
+            ]
+        )
     return rows
 
 

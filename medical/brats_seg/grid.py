@@ -85,8 +85,6 @@ class AxisMap:
     """The target's axis."""
     low: NDArray[np.intp]
     weight: NDArray[np.float32]
-    inside: NDArray[np.bool_]
-    """Whether the position lies within the source (half a voxel of its border counts)."""
 
     @property
     def exact(self) -> bool:
@@ -112,10 +110,9 @@ def axis_maps(source: Grid, target: Grid) -> tuple[AxisMap, AxisMap, AxisMap]:
         at = linear[axis, out] * np.arange(target.shape[out]) + move[axis, 3]
         near = np.round(at)
         at = np.where(np.abs(at - near) < _SNAP, near, at)
-        inside = (at >= -0.5 - _SNAP) & (at <= size - 0.5 + _SNAP)
         at = np.clip(at, 0, size - 1)
         low = np.minimum(np.floor(at), max(size - 1, 0)).astype(np.intp)
-        maps.append(AxisMap(int(out), low, (at - low).astype(np.float32), inside))
+        maps.append(AxisMap(int(out), low, (at - low).astype(np.float32)))
     return maps[0], maps[1], maps[2]
 
 
@@ -190,6 +187,6 @@ def _emit(
     if not len(due):
         return
     rows = maps[0]
-    part = AxisMap(rows.axis, rows.low[due] - start, rows.weight[due], rows.inside[due])
+    part = AxisMap(rows.axis, rows.low[due] - start, rows.weight[due])
     out = _along(_along(_along(block, 1, part), 2, maps[1]), 3, maps[2])
     yield due, out

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from shared.bundle import Bundle
 
 
-def labelled_cases(path: Path, config: BratsConfig) -> list[CaseFiles]:
+def labelled_cases(path: Path, config: BratsConfig, layout: str = "") -> list[CaseFiles]:
     """Whole labelled cases under `path`, without the excluded patients. Raises `DataInvalid`."""
-    found = discover([path], config.data.layout)
+    found = discover([path], layout or config.data.layout)
     kept = [
         case
         for case in found
@@ -45,7 +45,7 @@ def held_out(config: BratsConfig, everything: bool = False) -> tuple[list[CaseFi
     Of a patch set, the complete cases beside the patches are never trained on. Raises `DataInvalid`.
     """
     path, data = Path(config.data.path or "."), config.data
-    if is_patch_set(path):
+    if is_patch_set(path, config.data.layout):
         whole = read_patch_set(path, data.modalities)
         patches = (
             whole if everything else split_patches(whole, data.folds, data.fold, data.exclude_patients)[1]
@@ -57,13 +57,13 @@ def held_out(config: BratsConfig, everything: bool = False) -> tuple[list[CaseFi
 
 def cases_beside(path: Path, config: BratsConfig) -> list[CaseFiles]:
     """The complete cases of the patch set `path`; none is ever trained on."""
-    return labelled_cases(path / CASES, config) if (path / CASES).is_dir() else []
+    return labelled_cases(path / CASES, config, "auto") if (path / CASES).is_dir() else []
 
 
 def data_fingerprint(config: BratsConfig) -> str:
     """sha256 over every file that training on ``config.data.path`` reads, whatever fold is held out."""
     path = Path(config.data.path or ".")
-    if is_patch_set(path):
+    if is_patch_set(path, config.data.layout):
         return sha256_files([*source_files(path), *_files(cases_beside(path, config))])
     return sha256_files(_files(labelled_cases(path, config)))
 

@@ -25,7 +25,8 @@ SYNONYMS = {
     "seg": "label", "label": "label", "segm": "label",
 }  # fmt: skip
 _PART = re.compile(r"(?P<id>.*)[_\-. ](?P<part>[A-Za-z0-9]+)", re.DOTALL)
-_NEW_SUFFIXES = {"t2f", "t1n", "t1c", "t2w"}
+_NEW_SUFFIXES = ("t2f", "t1n", "t1c", "t2w")
+_LISTS = (".csv", ".json")
 _OWN = re.compile(r"(_prob_(tc|wt|et)|_qc)$")
 """Files that our own prediction writes."""
 _DEPTH = 3
@@ -79,10 +80,14 @@ def discover(paths: Sequence[Path], layout: str = "auto") -> list[CaseFiles]:
     """Every case under `paths`, sorted by id; incomplete ones with their fault. Raises `DataInvalid` if none."""
     found: list[CaseFiles] = []
     seen = 0
-    for path in paths:
-        cases, files = _under(Path(path), layout)
-        found += cases
-        seen += files
+    volumes = [path for path in map(Path, paths) if is_nifti(path) and irregular(path) is None]
+    for path in map(Path, paths):
+        if path not in volumes:
+            cases, files = _under(path, layout)
+            found += cases
+            seen += files
+    found += _given_files(volumes)
+    seen += len(volumes)
     found = [_regular(case) for case in found]
     if not found:
         where = ", ".join(str(path) for path in paths)
@@ -129,24 +134,48 @@ def _refuse_doubles(cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _under(path: Path, layout: str) -> tuple[list[CaseFiles], int]:
+    """Cases of a folder or list, and how many files were looked at. Raises `DataInvalid`."""
     odd = irregular(path)
     if odd and odd != "a folder":
         raise DataInvalid([Fault(path, odd, "a folder or file", "check the path")])
+    _refuse_layout(path, layout)
     if odd:
         from medical.brats_seg.datalist import msd_cases
 
         if layout in ("auto", "msd") and (path / "dataset.json").is_file():
             return msd_cases(path), 1
         return _folders(path, layout)
-    if path.suffix.lower() in (".csv", ".json") and layout in ("auto", "datalist"):
+    if path.suffix.lower() in _LISTS:
         from medical.brats_seg.datalist import list_cases
 
         return list_cases(path), 1
-    if is_nifti(path):
-        return [four_d_case(path)], 1
     if is_archive(path):
         raise DataInvalid([Fault(path, "an archive", "a folder or file", "unpack it first")])
     return [], 1
+
+
+def _refuse_layout(path: Path, layout: str) -> None:
+    """Raise `DataInvalid` if `path` cannot be what ``data.layout`` says it is."""
+    a_list = path.suffix.lower() in _LISTS and path.is_file()
+    fits, wanted = {
+        "brats": (path.is_dir(), "a folder of cases"),
+        "msd": ((path / "dataset.json").is_file(), "a folder with dataset.json"),
+        "datalist": (a_list, "a .csv or .json file"),
+        "patches": (False, "a folder with lesion_cubes/*.npz"),
+    }.get(layout, (True, ""))
+    if not fits:
+        fault = Fault(path, f"not laid out as data.layout={layout} says", wanted, "set data.layout=auto")
+        raise DataInvalid([fault])
+
+
+def _given_files(volumes: Sequence[Path]) -> list[CaseFiles]:
+    """Files named one by one: those called after a modality belong together, any other is a 4-D file."""
+    named: dict[Path, list[Path]] = {}
+    for path in volumes:
+        if _part(path)[1]:
+            named.setdefault(path.parent, []).append(path)
+    cases = [case for folder, files in named.items() for case in _brats(folder, files)]
+    return cases + [four_d_case(path) for path in volumes if not _part(path)[1]]
 
 
 # ---------------------------------------------------------------- BraTS folders
@@ -196,35 +225,44 @@ def _name(folder: Path) -> str:
     return folder.name or folder.resolve().name
 
 
+def _part(path: Path) -> tuple[str, str]:
+    """(case id, or "" where the folder's name is it; modality, "label" or "") that a file's name gives away."""
+    match = _PART.fullmatch(stem(path))
+    if match is None:
+        return "", SYNONYMS.get(stem(path).lower(), "")
+    if path.name.lower().startswith("w39_1998.09.19_segm"):  # the mask of BraTS20_Training_355
+        return "", "label"
+    return match.group("id"), SYNONYMS.get(match.group("part").lower(), "")
+
+
 def _brats(folder: Path, volumes: Sequence[Path]) -> list[CaseFiles]:
-    groups: dict[str, dict[str, Path]] = {}
-    fresh: set[str] = set()
-    loose: list[Path] = []
+    groups: dict[str, dict[str, list[Path]]] = {}
     for path in volumes:
-        match = _PART.fullmatch(stem(path))
-        part = SYNONYMS.get(match.group("part").lower()) if match else SYNONYMS.get(stem(path).lower())
-        if part is None:
-            loose.append(path)
-            continue
-        case_id = match.group("id") if match else _name(folder)
-        if path.name.lower().startswith("w39_1998.09.19_segm"):  # the mask of BraTS20_Training_355
-            case_id = _name(folder)
-        if match and match.group("part").lower() in _NEW_SUFFIXES:
-            fresh.add(case_id)
-        groups.setdefault(case_id, {})[part] = path
+        case_id, part = _part(path)
+        if part:
+            groups.setdefault(case_id or _name(folder), {}).setdefault(part, []).append(path)
     cases = []
-    for case_id, parts in groups.items():
+    for case_id, files in groups.items():
+        parts = {part: paths[0] for part, paths in files.items()}
         label = parts.pop("label", None)
         if label is not None and _predicted(label, case_id):
             label = None
         if not parts:
             continue  # a lone mask: a finished prediction, or labels kept apart
-        convention = convention_of(case_id, case_id in fresh)
+        fresh = any(_part(p)[0] and stem(p).lower().endswith(_NEW_SUFFIXES) for p in parts.values())
+        convention = convention_of(case_id, fresh)
         case = CaseFiles(case_id, patient_of(case_id), parts, label, "brats", convention)
-        cases.append(complete(case, folder))
-    if not cases and loose:
-        cases = [four_d_case(path) for path in loose]
-    return cases
+        cases.append(complete(_unambiguous(case, files), folder))
+    return cases or [four_d_case(path) for path in volumes if not _part(path)[1]]
+
+
+def _unambiguous(case: CaseFiles, files: Mapping[str, Sequence[Path]]) -> CaseFiles:
+    """The case, with a fault if two files would be the same image."""
+    for part, paths in files.items():
+        if len(paths) > 1:
+            found = f"two files for {part}: {paths[0].name}, {paths[1].name}"
+            return replace(case, fault=Fault(paths[1].parent, found, "one", "move one of them away"))
+    return case
 
 
 def _predicted(label: Path, case_id: str) -> bool:
@@ -239,7 +277,12 @@ def _predicted(label: Path, case_id: str) -> bool:
 
 
 def convention_of(case_id: str, fresh: bool = False) -> str | None:
-    """Convention that the naming alone implies; 2023+ names leave 2023 and 2024 open until values are seen."""
+    """Convention that the naming alone implies; 2023+ names leave 2023 and 2024 open until values are seen.
+
+    Paediatric releases numbered their tissues otherwise from one year to the next: their names imply nothing.
+    """
+    if re.match(r"^BraTS-PED-", case_id, re.I):
+        return None
     if fresh or re.match(r"^BraTS-[A-Za-z]+-\d", case_id):
         return "brats2023"
     if re.match(r"^brats(1[2-9]|20|2021|2022)", case_id, re.I):
@@ -250,7 +293,7 @@ def convention_of(case_id: str, fresh: bool = False) -> str | None:
 def complete(case: CaseFiles, folder: Path) -> CaseFiles:
     """The case, with a fault if it lacks a modality."""
     missing = [name for name in MODALITIES if name not in case.images]
-    if not missing:
+    if not missing or case.fault is not None:
         return case
     tried = {name: [key for key, value in SYNONYMS.items() if value == name] for name in missing}
     names = "; ".join(f"{name} (…_{', …_'.join(keys)})" for name, keys in tried.items())

@@ -11,6 +11,7 @@ Layout (the folder may also hold ``cases/``, complete cases that are only ever s
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,9 @@ class PatchSet:
         return PatchSet(self.x[rows], self.y[rows], tuple(self.patient[i] for i in rows), self.scale, maps)
 
 
-def is_patch_set(path: Path) -> bool:
-    return bool(_cube_files(path))
+def is_patch_set(path: Path, layout: str = "auto") -> bool:
+    """Whether ``data.layout`` lets `path` be read as a patch set, and it is one."""
+    return layout in ("auto", "patches") and bool(_cube_files(path))
 
 
 def _cube_files(path: Path) -> list[Path]:
@@ -73,7 +75,7 @@ def source_files(path: Path) -> list[Path]:
 
 def read_patch_set(path: Path, modalities: Sequence[str]) -> PatchSet:
     """The whole set with channels in the order `modalities`. Raises `DataInvalid`."""
-    faults = error_faults(check_patch_set(path))
+    faults = error_faults(check_patch_set(path, modalities))
     if faults:
         raise DataInvalid(faults)
     xs, ys, patients, scales = [], [], [], set()
@@ -101,38 +103,53 @@ def split_patches(
     return whole.only(everyone - held_out), whole.only(held_out)
 
 
-def check_patch_set(path: Path) -> list[Fault]:
-    """Every fault of the patch and label-map files."""
+def check_patch_set(path: Path, modalities: Sequence[str] = ORDER) -> list[Fault]:
+    """Every fault of the patch and label-map files; `modalities` are those that training wants."""
     faults: list[Fault] = []
-    scales = set()
+    scales, sides = set(), set()
     for file in source_files(path):
         try:
             with np.load(file, allow_pickle=False) as data:
-                if file.parent.name == MAPS:
-                    faults += _map_faults(file, {name: data[name] for name in data.files})
-                else:
-                    faults += _cube_faults(file, {name: data[name] for name in data.files})
-                    scales |= {float(data["scale"])} if "scale" in data else set()
-        except (OSError, ValueError, EOFError, BadZipFile) as err:
-            faults.append(
-                Fault(file, f"unreadable ({str(err)[:80]})", "an .npz file of arrays", "copy it again")
-            )
+                arrays = {name: data[name] for name in data.files}
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as err:
+            text = f"unreadable ({str(err)[:80]})"
+            faults.append(Fault(file, text, "an .npz file of arrays", "copy it again"))
+            continue
+        if file.parent.name == MAPS:
+            faults += _map_faults(file, arrays)
+            continue
+        odd = _cube_faults(file, arrays, modalities)
+        faults += odd
+        if not odd:
+            scales.add(float(arrays["scale"]))
+            sides.add(arrays["x"].shape[2:])
     if len(scales) > 1:
         faults.append(Fault(path / CUBES, f"scales {sorted(scales)}", "one scale", "requantise", "scale"))
+    if len(sides) > 1:
+        faults.append(
+            Fault(path / CUBES, f"patches of {sorted(sides)} voxels", "one size", "cut them alike", "x")
+        )
     return faults
 
 
-def _cube_faults(file: Path, data: dict[str, Any]) -> list[Fault]:
+def _cube_faults(file: Path, data: dict[str, Any], modalities: Sequence[str]) -> list[Fault]:
     missing = [key for key in _KEYS if key not in data]
     if missing:
         return [Fault(file, f"no {', '.join(missing)}", f"arrays {', '.join(_KEYS)}", "add them")]
-    x, y, patient = data["x"], data["y"], data["patient"]
-    if x.ndim != 5 or x.shape[1] != len(ORDER) or y.shape != (len(x), *x.shape[2:]) or len(patient) != len(x):
+    x, y, patient, scale = (data[key] for key in _KEYS)
+    if x.ndim != 5 or y.shape != (len(x), *x.shape[2:]) or patient.shape != (len(x),):
         shapes = f"x {x.shape}, y {y.shape}, patient {patient.shape}"
         return [Fault(file, shapes, "x (N, 4, D, H, W), y (N, D, H, W), patient (N,)", "export them again")]
     faults = _value_faults(file, "y", y)
-    if not np.isfinite(data["scale"]) or float(data["scale"]) <= 0:
-        faults.append(Fault(file, str(data["scale"]), "a positive number", "export it again", "scale"))
+    order = [str(name) for name in np.atleast_1d(data.get("modalities", ORDER))]
+    if len(order) != x.shape[1] or not set(modalities) <= set(order):
+        found = f"{x.shape[1]} channels, modalities {', '.join(order)}"
+        wanted = f"one name a channel, {', '.join(modalities)} among them"
+        faults.append(Fault(file, found, wanted, "correct them", "modalities"))
+    if x.dtype.kind not in "iu":
+        faults.append(Fault(file, f"{x.dtype}", "int8, z-scores divided by scale", "quantise it", "x"))
+    if scale.size != 1 or not np.isfinite(scale).all() or float(scale) <= 0:
+        faults.append(Fault(file, str(scale)[:60], "a positive number", "export it again", "scale"))
     return faults
 
 

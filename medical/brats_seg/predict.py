@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 64 * 2**20
 """Largest file of a serving request, as sent (compressed)."""
+_LARGEST_SHARE = 0.4
+"""Of the head, more than any tumour fills: the largest of 261 label maps of BraTS 2020 has 360 mL, about a quarter."""
 _IN_MEMORY_BYTES = 512 * 2**20
 """Larger probability maps go to an unnamed temporary file."""
 
@@ -74,7 +76,7 @@ class BratsPredictor(Predictor):
         config: BratsConfig = bundle.config(BratsConfig, {"predict": _nest(options)} if options else None)
         self.settings: BratsPredictConfig = config.predict
         # How the training files lay and what their labels meant says nothing of the files that come now.
-        self.config = _with_data(config, layout="auto", labels="auto", nan=self._nan(config.data))
+        self.config = _with_data(config, labels="auto", nan=self._nan(config.data))
         self.bundles = [bundle, *(Bundle.open(path) for path in self.settings.ensemble)]
         _refuse_mixed(self.bundles)
         self.sliding = Sliding(
@@ -111,7 +113,7 @@ class BratsPredictor(Predictor):
 
         return [
             Item(files.id, tuple(files.sources), files, None if self._fillable(files.images) else files.fault)
-            for files in discover([Path(p) for p in paths], self.config.data.layout)
+            for files in discover([Path(p) for p in paths])
         ]
 
     def _fillable(self, images: Mapping[str, Path]) -> bool:
@@ -183,15 +185,12 @@ class BratsPredictor(Predictor):
             "spacing_mm": [round(float(mm), 6) for mm in np.linalg.norm(case.affine[:3, :3], axis=0)],
             "regions": region_facts(masks, case.affine),
             "voxels_changed": changed,
-            "warnings": [*case.warnings, *self._warnings(masks)],
+            "warnings": [*case.warnings, *_warnings(masks, case.images)],
             "model": [{"pipeline": b.pipeline, "hash": b.hash} for b in self.bundles],
             # Members of an ensemble are named under `model`, by hash: folders move.
             "settings": self.settings.model_dump(mode="json", exclude={"ensemble"}),
         }
         return Prediction(case, labels, masks, probabilities, facts)
-
-    def _warnings(self, masks: NDArray[np.bool_]) -> list[str]:
-        return [] if masks.any() else ["no tumour found"]
 
     # ------------------------------------------------------------ files
 
@@ -300,6 +299,15 @@ def region_facts(masks: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[
             "box": [[s.start, s.stop] for s in bounding_box(mask)] if voxels else None,
         }
     return facts
+
+
+def _warnings(masks: NDArray[np.bool_], images: NDArray[np.float32]) -> list[str]:
+    if not masks.any():
+        return ["no tumour found"]
+    share = int(masks[REGIONS.index("wt")].sum()) / max(int(images.any(axis=0).sum()), 1)
+    if share > _LARGEST_SHARE:
+        return [f"{share:.0%} of the head is called tumour; the input is probably not what the model knows"]
+    return []
 
 
 def _with_data(config: BratsConfig, **changes: Any) -> BratsConfig:

@@ -59,7 +59,7 @@ def test_same_axes_and_spacing_are_the_identity() -> None:
     network = network_grid(case, "RAS", (1, 1, 1))
     assert network.shape == case.shape
     np.testing.assert_array_equal(network.affine, case.affine)
-    assert all(line.exact and line.inside.all() for line in axis_maps(case, network))
+    assert all(line.exact for line in axis_maps(case, network))
     volume = rng.normal(size=case.shape).astype(np.float32)
     np.testing.assert_array_equal(forward(volume, case, network), volume)
 

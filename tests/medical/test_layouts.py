@@ -120,6 +120,33 @@ def test_longest_names(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is not a case
 
 
+def test_files_named_one_by_one_belong_together(tmp_path: Path) -> None:
+    one, two = write_case(tmp_path, 1), write_case(tmp_path, 2)
+    first, second = discover([*sorted(one.iterdir()), *sorted(two.glob("*t1*"))])
+    assert (first.id, first.fault, set(first.images)) == (one.name, None, {"flair", "t1ce", "t1", "t2"})
+    assert second.fault is not None and "no flair, t2" in second.fault.found
+
+
+def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, 1)
+    (path,) = folder.glob("*_t1.nii.gz")
+    path.with_name(f"{folder.name}_T1n.nii").write_bytes(b"")
+    case = only(folder)
+    assert case.fault is not None and "two files for t1: " in case.fault.found
+
+
+def test_names_of_paediatric_cases_imply_no_convention(tmp_path: Path) -> None:
+    assert only(write_case(tmp_path, 1, "brats2023", case_id="BraTS-PED-00001-000")).convention is None
+
+
+@pytest.mark.parametrize("layout", ["msd", "datalist", "patches"])
+def test_a_layout_that_is_asked_for_must_be_there(tmp_path: Path, layout: str) -> None:
+    folder = write_case(tmp_path, 1)
+    assert only(folder, "brats").fault is None
+    with pytest.raises(DataInvalid, match=f"not laid out as data.layout={layout} says"):
+        discover([folder], layout)
+
+
 def test_own_outputs_never_become_cases_or_truth(tmp_path: Path) -> None:
     folder = write_case(tmp_path, 1)
     image = head()[0]["t1"]
@@ -318,6 +345,7 @@ def test_a_bad_row_is_that_cases_fault(tmp_path: Path, change: dict[str, str], w
         ("", "line 1: columns none"),
         ("id;flair;t1ce;t1;t2\na;b;c;d;e\n", "line 1: columns id;flair.*separate columns by commas"),
         ("id,flair,flair,t1\na,b,c,d\n", "column flair twice"),
+        ("id,flair,t2f,t1\na,b,c,d\n", "column flair twice"),
         ("x,y\n1,2\n", "columns x, y; id,flair,t1ce,t1,t2"),
         ("id,flair\n" + "a" * 200_000 + ",b\n", "field larger than field limit"),
         ("id,flair,t1ce,t1,t2\n", "0 of 1 files match"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medical.brats_seg.augment import augmentation, augmented, crop_start
-from medical.brats_seg.cases import discover, read_case
+from medical.brats_seg.cases import check_dataset, discover, read_case
 from medical.brats_seg.config import BratsConfig
 from medical.brats_seg.data import BratsData, Example, to_network_grid
 from medical.brats_seg.held_out import held_out
@@ -207,10 +207,38 @@ def test_every_fault_of_a_patch_set_is_listed_at_once(tmp_path: Path) -> None:
     np.savez(tmp_path / "lesion_cubes" / "b.npz", y=y[:, :2], **common)
     np.savez(tmp_path / "lesion_cubes" / "c.npz", x=x)
     (tmp_path / "lesion_cubes" / "d.npz").write_bytes(b"PK\x03\x04 cut")
+    np.savez(tmp_path / "lesion_cubes" / "e.npz", y=0 * y, modalities=["t1", "t2", "flair", "pd"], **common)
+    np.savez(tmp_path / "lesion_cubes" / "f.npz", y=0 * y, **(common | {"scale": np.array([0.1, 0.2])}))
+    np.savez(tmp_path / "lesion_cubes" / "g.npz", y=0 * y, **(common | {"x": x.astype(np.float32)}))
+    np.savez(tmp_path / "lesion_cubes" / "h.npz", y=0 * y, **common)
+    small_patches = common | {"x": x[:, :, :2, :2, :2]}
+    np.savez(tmp_path / "lesion_cubes" / "i.npz", y=0 * y[:, :2, :2, :2], **small_patches)
+    np.savez_compressed(tmp_path / "lesion_cubes" / "j.npz", y=0 * y, **common)
+    damaged = bytearray((tmp_path / "lesion_cubes" / "j.npz").read_bytes())
+    damaged[40:60] = b"\xff" * 20
+    (tmp_path / "lesion_cubes" / "j.npz").write_bytes(damaged)
     faults = {Path(fault.source).name: str(fault) for fault in check_patch_set(tmp_path)}
-    assert set(faults) == {"a.npz", "b.npz", "c.npz", "d.npz"}
+    assert set(faults) == {*(f"{letter}.npz" for letter in "abcdefgj"), "lesion_cubes"}
     assert "3 (64 voxels)" in faults["a.npz"]
     assert "no y, patient, scale" in faults["c.npz"]
+    assert "modalities t1, t2, flair, pd" in faults["e.npz"]
+    assert "one size" in faults["lesion_cubes"]
+
+
+def test_the_cases_beside_patches_are_checked_too(patch_set: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("lesion_cubes", "label_maps"):
+        (root / name).symlink_to(patch_set / name, target_is_directory=True)
+    (root / "cases" / "one").mkdir(parents=True)
+    (root / "cases" / "one" / "one_flair.nii.gz").write_bytes(b"")
+    (fault,) = check_dataset(small(f"data.path={root}"))
+    assert "no t1ce, t1, t2" in fault.found
+
+
+def test_a_patch_set_of_one_side_only_is_refused(patch_set: Path) -> None:
+    with pytest.raises(DataInvalid, match="leaves 5 patches to train on and 0 held out"):
+        BratsData(patches_config(patch_set, "data.fold=9")).setup("fit")
 
 
 def test_real_patches_have_the_documented_numbers(data_dir: Path) -> None:
