@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def bench(name: str, only: str | None, quick: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Rows of ``benchmarks/<name>.py:run``. Raises `UsageError` when there is none."""
+    """Rows of the `CASES` in ``benchmarks/<name>.py``: one of them, its `QUICK` ones, or all.
+
+    Raises `UsageError` when there is no such file or case.
+    """
     path = FOLDER / f"{name.replace('-', '_')}.py"
     if not path.is_file():
         there = ", ".join(sorted(p.stem.replace("_", "-") for p in FOLDER.glob("*.py"))) or "none"
@@ -24,6 +28,10 @@ def bench(name: str, only: str | None, quick: bool, say: Callable[[str], None]) 
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: cannot be imported; a Python file wanted; restore it")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
-    rows: list[dict[str, Any]] = module.run(quick=quick, say=say)
-    return [row for row in rows if only is None or row["case"] == only]
+    cases: dict[str, Callable[[Callable[[str], None]], list[dict[str, Any]]]] = module.CASES
+    if only is not None and only not in cases:
+        raise UsageError(f"--only {only}: unknown; one of {', '.join(cases)} wanted; correct it")
+    chosen = [only] if only is not None else [case for case in cases if not quick or case in module.QUICK]
+    return [row for case in chosen for row in cases[case](say)]

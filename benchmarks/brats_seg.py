@@ -1,0 +1,200 @@
+"""Prediction of one full-size case against MONAI's plain sliding window: same weights, window and overlap, one process.
+
+Peer: `monai.inferers.sliding_window_inference` over the whole volume with MONAI's own blocks in float32, as its
+tutorials do. Ours: what `pipelines predict` does (foreground crop, even placement, empty windows skipped, lean blocks,
+streaming), in float32 and in bfloat16. Both start from the same standardised volume and end with region masks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+
+from medical.brats_seg.cases import Case, discover, read_case
+from medical.brats_seg.config import REGIONS, BratsConfig
+from medical.brats_seg.data import LABELS, Example, made_case, to_network_grid
+from medical.brats_seg.inference import Sliding, plan_windows, predict_masks, prepare
+from medical.brats_seg.labels import encode
+from medical.brats_seg.metrics import dice
+from medical.brats_seg.model import build_network
+from medical.brats_seg.pipeline import PIPELINE
+from shared.bundle import Bundle
+
+Say = Callable[[str], None]
+PEER = "monai sliding_window_inference, float32"
+REAL_CASE = Path("brats/cases/Brats18_2013_21_1")
+"""Below the data folder; where it is absent, a simulated head of the same size takes its place."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    masks: NDArray[np.bool_]
+    seconds: float
+    peak_mib: float
+    """Memory beyond what was held before, volume and weights among that."""
+
+
+def run_shipped(say: Say) -> list[dict[str, Any]]:
+    """The shipped weights on their own grid, scored against the reference."""
+    folder = PIPELINE.builtin
+    if folder is None:
+        say("shipped: no weights in this package; skipped")
+        return []
+    bundle = Bundle.open(folder)
+    config: BratsConfig = bundle.config(BratsConfig)
+    return _compare("shipped", config, lambda: bundle.load_into(_network(config)), say, repeats=3)
+
+
+def run_published(say: Say) -> list[dict[str, Any]]:
+    """The published network at its own size; weights are random, so its masks are held against each other only."""
+    config = PIPELINE.resolve("paper", sets=["predict.overlap=0.5"])
+    assert isinstance(config, BratsConfig)
+
+    def fresh() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return _network(config)
+
+    return _compare("published", config, fresh, say, repeats=1, trained=False)
+
+
+CASES: dict[str, Callable[[Say], list[dict[str, Any]]]] = {"shipped": run_shipped, "published": run_published}
+QUICK = ("shipped",)
+
+
+# ---------------------------------------------------------------- one comparison
+
+
+def _compare(
+    case_name: str,
+    config: BratsConfig,
+    network: Callable[[], torch.nn.Module],
+    say: Say,
+    *,
+    repeats: int,
+    trained: bool = True,
+) -> list[dict[str, Any]]:
+    case = _case(config)
+    image, _ = to_network_grid(case, config.data)
+    image = np.ascontiguousarray(image, np.float32)
+    truth = encode(Example.of(case, config).label, LABELS) if trained else None
+    sliding = Sliding(config.predict.window, config.predict.overlap, config.predict.blend)
+    plan = plan_windows(image, sliding)
+    say(f"{case_name}: {case.id}, {image.shape[1:]} voxels, {torch.get_num_threads()} threads")
+    stock = network().eval().requires_grad_(False)
+    peer = _measure(lambda: _plain(stock, image, sliding), repeats)
+    say(f"{case_name}: peer {peer.seconds:.1f} s, {peer.peak_mib:.0f} MiB")
+    rows: list[dict[str, Any]] = []
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        ours_network = prepare(network(), precision)
+        ours = _measure(lambda net=ours_network: predict_masks(net, image, sliding), repeats)  # type: ignore[misc]
+        say(f"{case_name}: {precision} {ours.seconds:.1f} s, {ours.peak_mib:.0f} MiB, {plan.count} windows")
+        rows += _rows(case_name, f"{config.model.name}, {precision}", ours, peer, truth)
+    return rows
+
+
+def _plain(network: torch.nn.Module, image: NDArray[np.float32], sliding: Sliding) -> NDArray[np.bool_]:
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            torch.from_numpy(image)[None], sliding.window, 1, network, sliding.overlap, mode=sliding.blend
+        )
+    assert isinstance(logits, torch.Tensor)
+    return (logits[0] > 0).numpy()
+
+
+def _rows(
+    case: str, model: str, ours: Measured, peer: Measured, truth: NDArray[np.bool_] | None
+) -> list[dict[str, Any]]:
+    def row(quantity: str, unit: str, a: float, b: float, ratio: float | None = None) -> dict[str, Any]:
+        return {
+            "case": case,
+            "model": model,
+            "quantity": quantity,
+            "unit": unit,
+            "ours": round(a, 4),
+            "peer": round(b, 4),
+            "peer_name": PEER,
+            "ratio": None if ratio is None else round(ratio, 2),
+        }
+
+    rows = [
+        row("time a case", "s", ours.seconds, peer.seconds, peer.seconds / ours.seconds),
+        row("peak memory", "MiB", ours.peak_mib, peer.peak_mib, peer.peak_mib / max(ours.peak_mib, 1e-9)),
+    ]
+    for region, a, b in zip(REGIONS, ours.masks, peer.masks):
+        if truth is None:
+            rows.append(row(f"Dice {region} with the peer's mask", "", dice(a, b), 1.0))
+        else:
+            reference = truth[REGIONS.index(region)]
+            rows.append(row(f"Dice {region}", "", dice(a, reference), dice(b, reference)))
+    return rows
+
+
+# ---------------------------------------------------------------- material
+
+
+def _network(config: BratsConfig) -> torch.nn.Module:
+    model = config.model.model_copy(update={"pretrained": None})
+    return build_network(model, len(config.data.modalities), len(REGIONS))
+
+
+def _case(config: BratsConfig) -> Case:
+    """A real case of 240 × 240 × 155 voxels where the data lie beside the project, else a simulated one."""
+    root = Path(os.environ.get("PIPELINES_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    found = discover([root / REAL_CASE]) if (root / REAL_CASE).is_dir() else []
+    if found:
+        return read_case(found[0], config, with_label=True)
+    full = config.model_copy(update={"data": config.data.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})})
+    return made_case(full, 0)
+
+
+# ---------------------------------------------------------------- time and memory
+
+
+def _measure(work: Callable[[], NDArray[np.bool_]], repeats: int) -> Measured:
+    """Median seconds of `repeats` calls, and the most memory that the first one needed."""
+    _give_back()
+    before = _status_mib("VmRSS")
+    _reset_peak()
+    started = time.perf_counter()
+    masks = work()
+    seconds = [time.perf_counter() - started]
+    peak = _status_mib("VmHWM") - before
+    for _ in range(repeats - 1):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return Measured(masks, float(np.median(seconds)), peak)
+
+
+def _give_back() -> None:
+    """Return free memory to the system, so that the next measurement starts from what is really held."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _reset_peak() -> None:
+    """Make VmHWM start again from now (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status_mib(key: str) -> float:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) / 1024
+    return float("nan")
