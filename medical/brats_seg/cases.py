@@ -54,9 +54,7 @@ class Case:
 def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False) -> Case:
     """The case's channels in ``config.data.modalities`` order. Raises `ItemError` naming file and field."""
     wanted = config.data.modalities
-    missing = [name for name in wanted if name not in files.images]
-    fillable = missing and config.predict.allow_missing and len(missing) < len(wanted) and not with_label
-    if files.fault is not None and not fillable:
+    if files.fault is not None and (with_label or not fillable(files, config)):
         fault = files.fault
         raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
     warnings: list[str] = []
@@ -80,6 +78,12 @@ def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False
         label = _read_label(files, reference, config)
         convention = settle_convention(files, config, label)
     return Case(files.id, images, label, reference.affine, reference, convention, matched, warnings)
+
+
+def fillable(files: CaseFiles, config: BratsConfig) -> bool:
+    """Whether nothing is wrong with a case but missing modalities, which ``predict.allow_missing`` makes zeros."""
+    present = [name for name in config.data.modalities if name in files.images]
+    return files.incomplete and config.predict.allow_missing and bool(present)
 
 
 def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict[str, Volume]:

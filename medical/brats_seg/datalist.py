@@ -126,17 +126,8 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     meant = [SYNONYMS.get(name, name) for name in columns]
     double = sorted({name for name in meant if meant.count(name) > 1})
     if double:
-        raise DataInvalid(
-            [
-                Fault(
-                    path,
-                    f"column {double[0]} twice (by one name or two)",
-                    "each once",
-                    "remove one",
-                    "line 1",
-                )
-            ]
-        )
+        found = f"column {double[0]} twice (by one name or two)"
+        raise DataInvalid([Fault(path, found, "each once", "remove one", "line 1")])
     return rows
 
 

@@ -45,6 +45,8 @@ class CaseFiles:
     channels: Mapping[str, int] | None = None
     fold: int | None = None
     fault: Fault | None = None
+    incomplete: bool = False
+    """Whether `fault` is that modalities are missing, and nothing else."""
     folders: tuple[Path, ...] = ()
     """The folders that hold a DICOM study; its series are told apart when it is read."""
 
@@ -128,7 +130,8 @@ def _refuse_doubles(cases: list[CaseFiles]) -> list[CaseFiles]:
             where = next(iter(case.images.values()), Path(case.id))
             other = next(iter(twin.images.values()), Path(twin.id))
             fault = Fault(where, f"a second case {case.id}", f"one, as in {other}", "rename one of them")
-            case = replace(case, id=f"{case.id}~{len(out)}", fault=case.fault or fault)
+            kept = fault if case.incomplete else case.fault or fault
+            case = replace(case, id=f"{case.id}~{len(out)}", fault=kept, incomplete=False)
         out.append(case)
     return out
 
@@ -303,7 +306,7 @@ def complete(case: CaseFiles, folder: Path) -> CaseFiles:
         f"one file each: {names}",
         "add it, or predict with -s allow_missing=true",
     )
-    return replace(case, fault=fault)
+    return replace(case, fault=fault, incomplete=True)
 
 
 # ---------------------------------------------------------------- 4-D files

@@ -109,17 +109,12 @@ class BratsPredictor(Predictor):
     # ------------------------------------------------------------ one case
 
     def discover(self, paths: Sequence[Path]) -> list[Item]:
-        from medical.brats_seg.cases import discover
+        from medical.brats_seg.cases import discover, fillable
 
         return [
-            Item(files.id, tuple(files.sources), files, None if self._fillable(files.images) else files.fault)
+            Item(files.id, tuple(files.sources), files, None if fillable(files, self.config) else files.fault)
             for files in discover([Path(p) for p in paths])
         ]
-
-    def _fillable(self, images: Mapping[str, Path]) -> bool:
-        """Whether modalities are missing that `read_case` may replace by zeros."""
-        missing = [name for name in self.config.data.modalities if name not in images]
-        return self.settings.allow_missing and 0 < len(missing) < len(self.config.data.modalities)
 
     def predict(self, item: Item, tick: Tick | None = None) -> Prediction:
         from medical.brats_seg.cases import read_case

@@ -133,6 +133,8 @@ def test_two_files_for_one_modality_are_refused(tmp_path: Path) -> None:
     path.with_name(f"{folder.name}_T1n.nii").write_bytes(b"")
     case = only(folder)
     assert case.fault is not None and "two files for t1: " in case.fault.found
+    next(folder.glob("*flair*")).unlink()
+    assert not only(folder).incomplete  # so that allow_missing does not pass over it
 
 
 def test_names_of_paediatric_cases_imply_no_convention(tmp_path: Path) -> None:
