@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 ATTENTION_BYTES = 24 * 2**20
 """Bias of one group of attention windows; more leaves the cache, less calls too often."""
-PIECE_BYTES = 16 * 2**20
+PIECE_BYTES = 8 * 2**20
 """Input of one piece of a convolution or normalisation. Pieces this small are reused by the allocator: larger ones
 go back to the system every time, and fetching fresh pages costs a quarter of a bf16 forward pass."""
 LARGE = 2**22
@@ -246,7 +246,9 @@ def _piece(conv: Any, slab: Tensor) -> Tensor:
 
 
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(x)`, written over `x` where channels are independent (instance norm)."""
+    """`norm(x)`, over `x` where channels are independent: instance norm, batch norm with its kept statistics."""
+    if isinstance(norm, nn.BatchNorm3d) and not norm.training and norm.running_var is not None:
+        return _scale_and_shift(norm, x)
     if not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats:
         return norm(x)  # type: ignore[no-any-return]
     count = max(PIECE_BYTES // (x[:, :1].numel() * x.element_size()), 1)
@@ -255,4 +257,16 @@ def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
         weight = norm.weight[some] if norm.weight is not None else None
         bias = norm.bias[some] if norm.bias is not None else None
         x[:, some] = F.instance_norm(x[:, some], weight=weight, bias=bias, eps=norm.eps)
+    return x
+
+
+def _scale_and_shift(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
+    """Batch norm with its kept statistics, y = s x + (bias − s mean) with s = weight / √(variance + ε), over `x`."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.float() + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight.float()
+    shift = -norm.running_mean.float() * scale
+    shift = shift if norm.bias is None else shift + norm.bias.float()
+    for channel, s, b in zip(x.unbind(1), scale.tolist(), shift.tolist()):
+        channel.mul_(s).add_(b)
     return x
