@@ -187,10 +187,17 @@ def _voxels(header: Any) -> int:
     return math.prod(int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])])
 
 
-def read_volume(path: Path, *, dims: int = 3, labels: bool = False, max_bytes: int = MAX_BYTES) -> Volume:
+def read_volume(
+    path: Path,
+    *,
+    dims: int = 3,
+    labels: bool = False,
+    max_bytes: int = MAX_BYTES,
+    mend: str = "split or merge the file",
+) -> Volume:
     """The volume in `path`. `dims`: 3, or 4 for a file of channels; `labels` keeps integers unscaled by float32.
 
-    Trailing axes of length 1 are dropped. Raises `ItemError`.
+    Trailing axes of length 1 are dropped. Raises `ItemError`; `mend` is what to do about other dimensions.
     """
     stored = read_header(path, max_bytes)
     shape = [int(n) for n in stored["dim"][1 : 1 + int(stored["dim"][0])]]
@@ -198,7 +205,7 @@ def read_volume(path: Path, *, dims: int = 3, labels: bool = False, max_bytes: i
         shape.pop()
     if len(shape) != dims:
         found = f"{len(shape)}-D ({', '.join(map(str, shape))})"
-        raise ItemError(path, found, f"{dims}-D", "split or merge the file", "dim")
+        raise ItemError(path, found, f"{dims}-D", mend, "dim")
     try:
         image = _decode(path, stored)
         data = np.asarray(image.dataobj)

@@ -30,6 +30,7 @@ __all__ = [
 AFFINE_TOLERANCE_MM = 1e-3
 _LABEL_ROUNDING = 5e-4
 """Deviation from a whole number that scaling factors explain; more means an interpolated label map."""
+_ONE_FILE_EACH = "merge the modalities into it, or name one file each …_flair, …_t1ce, …_t1, …_t2"
 MIN_BACKGROUND = 0.2
 """Skull-stripped heads are mostly zeros; fewer than this and the skull is probably still there."""
 
@@ -95,7 +96,8 @@ def _volumes(files: CaseFiles, config: BratsConfig, warnings: list[str]) -> dict
         volumes = read_study(files.sources, config.data.modalities, limit, allow_missing=fill)
     elif files.channels is not None:
         path = next(iter(files.images.values()))
-        volumes = _channels(read_volume(path, dims=4, max_bytes=limit), files.channels)
+        whole = read_volume(path, dims=4, max_bytes=limit, mend=_ONE_FILE_EACH)
+        volumes = _channels(whole, files.channels)
         if files.layout == "4-D file":
             warnings.append(f"{path.name}: channel order taken as {', '.join(files.channels)} (MSD Task01)")
     else:

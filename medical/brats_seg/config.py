@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 
@@ -40,7 +40,14 @@ class BratsDataConfig(DataConfig):
         0.5, gt=0, le=1, description="patch sets: share of real patches among the training crops"
     )
     nan: Literal["fail", "zero"] = Field("fail", description="what to do with NaN or infinite voxels")
-    cache: bool = Field(True, description="keep preprocessed cases in memory")
+    cache: bool = Field(True, description="keep preprocessed training cases in memory")
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, names: tuple[Modality, ...]) -> tuple[Modality, ...]:
+        if not names or len(set(names)) != len(names):
+            raise ValueError("one modality or more, each once")
+        return names
 
 
 class BratsModelConfig(Config):

@@ -74,7 +74,11 @@ def evaluate(pipeline: Pipeline, bundle: Bundle, config: BratsConfig, out: Path)
         raise DataInvalid(
             [Fault(str(config.data.path), "nothing held out", "labelled cases", "check data.fold")]
         )
-    what = f"fold {config.data.fold} of the model's own data" if own else "data the model does not come from"
+    what = (
+        f"fold {config.data.fold}, held out in training"
+        if own
+        else "every labelled case; trained on other data"
+    )
     result.notes[:0] = [f"Scored: {what}.", *warnings]
     return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,8 @@ class BratsPredictor(Predictor):
             Grid((shape[0], shape[1], shape[2]), case.affine), data.orientation, data.spacing_mm
         )
         needed = estimate_bytes(self.networks, self.sliding, grid.shape, channels)
+        # Besides: masks in the case's own grid, once more while their axes are turned, and labels; a byte each.
+        needed += math.prod(shape) * (2 * len(REGIONS) + 1)
         require_memory(case.id, grid.shape, needed)
 
     def _regions(
