@@ -186,7 +186,8 @@ class BratsPredictor(Predictor):
             "warnings": [*case.warnings, *_warnings(masks, case.images)],
             "model": [{"pipeline": b.pipeline, "hash": b.hash} for b in self.bundles],
             # Members of an ensemble are named under `model`, by hash: folders move.
-            "settings": self.settings.model_dump(mode="json", exclude={"ensemble"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"ensemble"})
+            | {"precision": str(next(self.networks[0].parameters()).dtype).removeprefix("torch.")},
         }
         return Prediction(case, labels, masks, probabilities, facts)
 
@@ -275,10 +276,21 @@ class BratsPredictor(Predictor):
 
 
 def chosen_precision(settings: BratsPredictConfig, bundle: Bundle, device: str) -> Any:
-    """What `predict.precision` means here: auto is what ``schema.json:safe_precision`` says for the device."""
+    """What `predict.precision` means here: auto is what ``schema.json:safe_precision`` says for the device.
+
+    A CPU without bfloat16 arithmetic only emulates it, slower than float32: auto stays with float32 there.
+    """
     if settings.precision != "auto":
         return settings.precision
-    return dict(bundle.schema.get("safe_precision") or {}).get(device, "float32")
+    safe = dict(bundle.schema.get("safe_precision") or {}).get(device, "float32")
+    return "float32" if device == "cpu" and not cpu_has_bfloat16() else safe
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has AVX-512 bfloat16 products (or AMX, which implies them)."""
+    import torch
+
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 def region_facts(masks: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[str, dict[str, Any]]:

@@ -327,11 +327,19 @@ def test_models_of_different_recipes_are_not_averaged(threshold: Bundle, tmp_pat
     ],
 )
 def test_bf16_only_where_measured_safe_or_asked(
-    tmp_path: Path, option: str, safe: dict[str, str] | None, wanted: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, safe: dict[str, str] | None, wanted: str
 ) -> None:
+    monkeypatch.setattr("medical.brats_seg.predict.cpu_has_bfloat16", lambda: True)
     schema = {"safe_precision": safe} if safe else None
     bundle = make_bundle(tmp_path / "b", Threshold(), schema=schema)
     assert chosen_precision(config(f"predict.precision={option}").predict, bundle, "cpu") == wanted
+
+
+def test_bf16_is_not_emulated_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medical.brats_seg.predict.cpu_has_bfloat16", lambda: False)
+    bundle = make_bundle(tmp_path / "b", Threshold(), schema={"safe_precision": {"cpu": "bfloat16"}})
+    assert chosen_precision(config().predict, bundle, "cpu") == "float32"
+    assert chosen_precision(config("predict.precision=bfloat16").predict, bundle, "cpu") == "bfloat16"
 
 
 def test_bf16_weights_run(tiny: Bundle, tmp_path: Path) -> None:
@@ -432,3 +440,20 @@ def test_nan_voxels_can_be_filled_when_predicting(threshold: Bundle, tmp_path: P
         predicted(BratsPredictor(threshold, {}), folder)
     result = predicted(BratsPredictor(threshold, {"nan": "zero"}), folder)
     assert any("set to 0" in warning for warning in result.facts["warnings"])
+
+
+def test_a_head_that_is_mostly_tumour_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Threshold()
+    monkeypatch.setattr("medical.brats_seg.model.build_network", lambda *_: network)
+    monkeypatch.setattr(Threshold, "forward", lambda self, x: torch.full_like(x[:, :3], 5.0))
+    predictor = BratsPredictor(make_bundle(tmp_path / "m", network), {})
+    (text,) = predicted(predictor, write_case(tmp_path / "in")).facts["warnings"]
+    assert "of the head is called tumour" in text
+
+
+@pytest.mark.parametrize("value", ["[]", "[t1,t1]"])
+def test_each_modality_is_asked_for_once(value: str) -> None:
+    with pytest.raises(UsageError, match="each once"):
+        config(f"data.modalities={value}")
