@@ -3,8 +3,8 @@
 Attention runs over groups of windows, so that neither the bias of all windows nor the mask of the shifted ones ever
 exists (1.4 GB and 0.5 GB at 128³, feature size 48). Residual blocks convolve a few rows at a time, write the second
 convolution and the shortcut over maps nobody needs any more, normalise channel groups in place, and read the two
-halves of a skip connection without joining them. Weights, names and arithmetic are the parent classes'; results
-differ by the order of sums only (1e-6 in fp32).
+halves of a skip connection without joining them; oneDNN convolves small float32 maps too. Weights, names and
+arithmetic are the parent classes'; results differ by the order of sums only (1e-6 in fp32).
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from monai.networks.blocks.unetr_block import UnetrUpBlock
-from monai.networks.nets.swin_unetr import BasicLayer, WindowAttention, get_window_size, window_partition
+from monai.networks.nets.swin_unetr import (
+    BasicLayer,
+    SwinTransformerBlock,
+    WindowAttention,
+    get_window_size,
+    window_partition,
+)
 from torch import Tensor, nn
 
 ATTENTION_BYTES = 24 * 2**20
@@ -108,7 +114,48 @@ class LeanAttention(WindowAttention):
         return out
 
 
+class LeanBlock(SwinTransformerBlock):
+    """One Swin block, (B, D, H, W, C) → the same, whose perceptron sees some voxels at a time: its hidden layer is
+    four times as wide as the map."""
+
+    def forward_part2(self, x: Tensor) -> Tensor:
+        if not _pieces(x):
+            return super().forward_part2(x)  # type: ignore[no-any-return]
+        voxels = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(voxels)
+        count = max(PIECE_BYTES // (4 * x.shape[-1] * x.element_size()), 1)
+        for some, into in zip(voxels.split(count), out.split(count)):
+            into.copy_(self.drop_path(self.mlp(self.norm2(some))))
+        return out.view(x.shape)
+
+
 # ------------------------------------------------------------------------------- convolution
+
+
+class LeanConvolution(nn.Conv3d):
+    """x (B, C, D, H, W) → (B, C', D', H', W')."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _pieces(x) or x.ndim != 5 or isinstance(self.padding, str) or self.padding_mode != "zeros":
+            return super().forward(x)
+        return _convolution(self, x, self.padding)
+
+
+def _convolution(conv: Any, x: Tensor, padding: Any) -> Tensor:
+    """`conv` of x with another `padding`, by the way that takes least time and memory."""
+    if conv.kernel_size == conv.stride == (1, 1, 1) and not any(padding) and conv.groups == 1:
+        # A matrix product is several times faster than oneDNN's or torch's convolution.
+        product = torch.matmul(conv.weight.flatten(1), x.flatten(2))
+        product = product if conv.bias is None else product.add_(conv.bias[:, None])
+        return product.unflatten(2, x.shape[2:])
+    stride, dilation, groups = conv.stride, conv.dilation, conv.groups
+    if x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return F.conv3d(x, conv.weight, conv.bias, stride, padding, dilation, groups)
+    # A single float32 image with C·D·H ≤ 20480 torch itself gives to an im2col loop, not to oneDNN: 27 times the
+    # memory and, measured at 12 channels and 96 × 96, 8 times the time.
+    x = x.contiguous()
+    out: Tensor = torch.mkldnn_convolution(x, conv.weight, conv.bias, padding, stride, dilation, groups)
+    return out
 
 
 class LeanResBlock(UnetResBlock):
@@ -138,9 +185,11 @@ class LeanUpBlock(UnetrUpBlock):
 
 _LEAN: dict[type, type] = {
     BasicLayer: LeanLayer,
+    SwinTransformerBlock: LeanBlock,
     WindowAttention: LeanAttention,
     UnetResBlock: LeanResBlock,
     UnetrUpBlock: LeanUpBlock,
+    nn.Conv3d: LeanConvolution,
 }
 
 
@@ -155,6 +204,7 @@ def _keeps_size(conv: Any) -> bool:
         and conv.stride == (1, 1, 1)
         and tuple(conv.padding) == tuple(k // 2 for k in conv.kernel_size)
         and all(k % 2 for k in conv.kernel_size)
+        and conv.padding_mode == "zeros"
     )
 
 
@@ -234,15 +284,7 @@ def _upsample(layer: Any, x: Tensor) -> Tensor:
 
 def _piece(conv: Any, slab: Tensor) -> Tensor:
     """`conv` of rows that already bring their surroundings along D."""
-    if conv.kernel_size == (
-        1,
-        1,
-        1,
-    ):  # a matrix product is several times faster than oneDNN's or torch's convolution
-        product = torch.matmul(conv.weight.flatten(1), slab.flatten(2))
-        product = product if conv.bias is None else product.add_(conv.bias[:, None])
-        return product.unflatten(2, slab.shape[2:])
-    return F.conv3d(slab, conv.weight, conv.bias, padding=(0, *conv.padding[1:]))
+    return _convolution(conv, slab, (0, *conv.padding[1:]))
 
 
 def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
