@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from medical.brats_seg.cases import Case, discover, read_case
 from medical.brats_seg.config import REGIONS, BratsConfig, BratsPredictConfig
 from medical.brats_seg.data import made_case, to_network_grid
-from medical.brats_seg.grid import AxisMap, Grid, axis_maps, resample, stream_back, to_target_axes
-from medical.brats_seg.inference import BACKGROUND_LOGIT, Sliding, plan_windows, prepare, stream_logits
+from medical.brats_seg.grid import AxisMap, Grid, axis_maps, resample, to_target_axes
+from medical.brats_seg.inference import Sliding, plan_windows, prepare
 from medical.brats_seg.labels import encode
 from medical.brats_seg.metrics import dice
 from medical.brats_seg.model import build_network
 from medical.brats_seg.pipeline import PIPELINE
 from medical.brats_seg.postprocess import clean
+from medical.brats_seg.predict import region_masks
 from shared.bundle import Bundle
 
 Say = Callable[[str], None]
@@ -114,7 +115,7 @@ def _compare(
     rows: list[dict[str, Any]] = []
     for way, precision, how in ways:
         ready = prepare(network(), precision)
-        ours = _measure(lambda net=ready, how=how: _ours(net, image, how, maps), repeats)  # type: ignore[misc]
+        ours = _measure(lambda net=ready, how=how: region_masks([net], image, how, maps, 0.0), repeats)  # type: ignore[misc]
         count = plan_windows(image, how).count
         say(f"{name}: {way} {ours.seconds:.1f} s, {ours.peak_mib:.0f} MiB, {count} windows")
         rows += _rows(f"{name} {case.id}", f"{config.model.name}, {way}", config.predict, ours, peer, truth)
@@ -130,21 +131,7 @@ def _plain(
         )
     assert isinstance(logits, torch.Tensor)
     masks = np.stack([resample(channel, maps) > 0 for channel in logits[0].numpy()])
-    return _own_axes(masks, maps)
-
-
-def _ours(
-    network: torch.nn.Module, image: NDArray[np.float32], sliding: Sliding, maps: Sequence[AxisMap]
-) -> NDArray[np.bool_]:
-    masks = np.zeros((len(REGIONS), *(len(line.low) for line in maps)), bool)
-    for rows, logits in stream_back(stream_logits(network, image, sliding), maps, BACKGROUND_LOGIT):
-        masks[:, rows] = logits > 0
-    return _own_axes(masks, maps)
-
-
-def _own_axes(masks: NDArray[np.bool_], maps: Sequence[AxisMap]) -> NDArray[np.bool_]:
-    turned: NDArray[Any] = to_target_axes(masks, maps)
-    return np.ascontiguousarray(turned, bool)
+    return np.ascontiguousarray(to_target_axes(masks, maps), bool)
 
 
 def _rows(

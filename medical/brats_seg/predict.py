@@ -38,7 +38,7 @@ from shared.pipeline import Item, Predictor, Tick
 
 if TYPE_CHECKING:
     from medical.brats_seg.cases import Case
-    from medical.brats_seg.grid import Grid
+    from medical.brats_seg.grid import AxisMap, Grid
 
 MAX_REQUEST_BYTES = 64 * 2**20
 """Largest file of a serving request, as sent (compressed)."""
@@ -147,22 +147,15 @@ class BratsPredictor(Predictor):
         self, case: Case, image: NDArray[np.float32], grid: Grid, tick: Tick | None
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
         """Region masks, and probabilities if asked, on the case's grid: filled slab by slab from the stream."""
-        from medical.brats_seg.grid import Grid, axis_maps, stream_back, to_target_axes
+        from medical.brats_seg.grid import Grid, axis_maps, to_target_axes
 
-        own = Grid(case.images.shape[1:], case.affine)
-        maps = axis_maps(grid, own)
+        maps = axis_maps(grid, Grid(case.images.shape[1:], case.affine))
         turned = tuple(len(line.low) for line in maps)
-        masks = np.zeros((len(REGIONS), *turned), bool)
         probabilities = _big_array((len(REGIONS), *turned)) if self.settings.save_probabilities else None
         level = logit(self.settings.threshold)
-        stream = stream_logits(self.networks, image, self.sliding, tick=tick)
-        for rows, logits in stream_back(stream, maps, BACKGROUND_LOGIT):
-            masks[:, rows] = logits > level
-            if probabilities is not None:
-                probabilities[:, rows] = 1 / (1 + np.exp(-logits))
-        turned_masks: Any = np.ascontiguousarray(to_target_axes(masks, maps))
+        masks = region_masks(self.networks, image, self.sliding, maps, level, probabilities, tick)
         turned_maps: Any = None if probabilities is None else to_target_axes(probabilities, maps)
-        return turned_masks, turned_maps
+        return masks, turned_maps
 
     def _finish(
         self, case: Case, masks: NDArray[np.bool_], probabilities: NDArray[np.float32] | None
@@ -291,6 +284,32 @@ def cpu_has_bfloat16() -> bool:
     import torch
 
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def region_masks(
+    networks: Sequence[Any],
+    image: NDArray[np.float32],
+    sliding: Sliding,
+    maps: Sequence[AxisMap],
+    level: float,
+    probabilities: NDArray[np.float32] | None = None,
+    tick: Tick | None = None,
+) -> NDArray[np.bool_]:
+    """Masks (3, D, H, W) on the grid that `maps` lead to, of logits above `level`: filled slab by slab from the stream.
+
+    `image` (C, D, H, W) lies on the networks' grid. `probabilities`, of the target's size in the image's axis order,
+    are filled on the way.
+    """
+    from medical.brats_seg.grid import stream_back, to_target_axes
+
+    masks = np.zeros((len(REGIONS), *(len(line.low) for line in maps)), bool)
+    stream = stream_logits(networks, image, sliding, tick=tick)
+    for rows, logits in stream_back(stream, maps, BACKGROUND_LOGIT):
+        masks[:, rows] = logits > level
+        if probabilities is not None:
+            probabilities[:, rows] = 1 / (1 + np.exp(-logits))
+    turned: Any = np.ascontiguousarray(to_target_axes(masks, maps))
+    return turned  # type: ignore[no-any-return]
 
 
 def region_facts(masks: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
