@@ -1,0 +1,81 @@
+"""`create_backbone`: one door to every network, ours, timm's and MONAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shared.config import read_yaml, resolve
+from shared.errors import UsageError
+from shared.nets.backbones.pyramid import Backbone, init_weights
+from shared.nets.config import BackboneConfig
+from shared.nets.layout import per_axis
+from shared.nets.registry import find
+
+
+def create_backbone(
+    source: str | Path | Mapping[str, Any],
+    *,
+    ndim: int,
+    in_chans: int,
+    num_classes: int = 0,
+    features_only: bool = False,
+    img_size: int | Sequence[int] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """A network for images (B, in_chans, *S) with `ndim` axes S.
+
+    `source`: a name of `pipelines zoo` (``cct_2_3x2``), ``timm:NAME``, ``monai:NAME(key=value, …)``, a YAML file, or a
+    mapping of `BackboneConfig`'s keys. Returned is a module with timm's interface: class scores (B, num_classes), the
+    last map (B, C, *S) without classes, or with `features_only` a list of maps, `feature_info.channels()` and
+    `.reduction()`. `img_size` is needed by parts that belong to one size. Raises `UsageError` in one line.
+    """
+    if pretrained:
+        raise UsageError(
+            "backbone: pretrained=True; nothing is downloaded at run time; load a file with model.pretrained instead"
+        )
+    if ndim not in (1, 2, 3):
+        raise UsageError(f"backbone: {ndim} dimensions; 1, 2 or 3 wanted")
+    wanted: dict[str, Any] = {
+        "ndim": ndim,
+        "in_chans": in_chans,
+        "num_classes": num_classes,
+        "features_only": features_only,
+    }
+    wanted["img_size"] = None if img_size is None else per_axis(img_size, ndim)
+    if isinstance(source, str) and ":" in source and not source.endswith((".yaml", ".yml")):
+        library, _, name = source.partition(":")
+        return _wrapper(library)(name, **wanted)
+    config = backbone_config(source)
+    model = Backbone(config, **wanted)
+    init_weights(model)
+    return model
+
+
+def backbone_config(source: str | Path | Mapping[str, Any]) -> BackboneConfig:
+    """The configuration behind a name, a YAML file or a mapping. Raises `UsageError` with the nearest key."""
+    if isinstance(source, Mapping):
+        where, values = "backbone", dict(source)
+    elif isinstance(source, Path) or source.endswith((".yaml", ".yml")):
+        where, values = str(source), read_yaml(Path(source))
+    else:
+        where, values = source, dict(find("backbone", source).make)
+    inner = values.get("backbone")
+    if isinstance(inner, Mapping) and len(values) == 1:
+        values = dict(inner)
+    return resolve(BackboneConfig, [(where, values)])
+
+
+def _wrapper(library: str) -> Callable[..., nn.Module]:
+    if library == "timm":
+        from shared.nets.backbones.wrap_timm import timm_backbone
+
+        return timm_backbone
+    if library == "monai":
+        from shared.nets.backbones.wrap_monai import monai_backbone
+
+        return monai_backbone
+    raise UsageError(f"backbone: found library {library!r}; timm or monai wanted; correct it")

@@ -1,0 +1,106 @@
+"""The block: norm, token mixer, norm, channel mixer, and how residuals join them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shared.nets.layout import Conv
+from shared.nets.mixers.base import ChannelMixer, State, TokenMixer
+
+Order = Literal["preln", "parallel", "convnext", "renorm"]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): a whole branch is dropped for a sample."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class Scale(nn.Module):
+    """A learned factor a channel (LayerScale, Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """(B, *S, C) → the same shape.
+
+    preln: x += s₁ Mix(N₁ x); x += s₂ FFN(N₂ x).   parallel: x += s₁ Mix(N₁ x) + s₂ FFN(N₂ x).
+    convnext: x += s FFN(N Mix(x)), one residual.   renorm (CCT): x += Mix(N₁ x); x = N₂ x; x += FFN(x).
+    `position` adds a depthwise convolution of x before all (RMT).
+    """
+
+    def __init__(
+        self,
+        mixer: TokenMixer,
+        ffn: ChannelMixer | None,
+        norms: tuple[Any, Any],
+        *,
+        order: Order = "preln",
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        position: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mixer, self.ffn, self.order = mixer, ffn, order
+        self.norm1, self.norm2 = norms[0], norms[1] if ffn is not None and order != "convnext" else None
+        self.drop_path = DropPath(drop_path)
+        scaled = layer_scale is not None
+        self.scale1 = Scale(mixer.dim, layer_scale or 0) if scaled else nn.Identity()
+        second = scaled and self.norm2 is not None
+        self.scale2 = Scale(mixer.dim, layer_scale or 0) if second else nn.Identity()
+        self.position = (
+            Conv(mixer.dim, mixer.dim, position, mixer.ndim, groups=mixer.dim) if position else None
+        )
+
+    @property
+    def per_token(self) -> bool:
+        """Whether everything but the mixer sees one token at a time."""
+        parts = (self.norm1, self.norm2, self.ffn)
+        return self.position is None and all(p is None or p.per_token for p in parts)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.position is not None:
+            x = x + self.position(x if mask is None else x * mask[..., None])
+        if self.order == "convnext":
+            mixed = self.norm1(self.mixer(x, mask), mask)
+            out = mixed if self.ffn is None else self.ffn(mixed, mask)
+            return x + self.drop_path(self.scale1(out))  # type: ignore[no-any-return]
+        mixed = self.drop_path(self.scale1(self.mixer(self.norm1(x, mask), mask)))
+        return self._join(x, mixed, mask)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token (B, C) of a causal block."""
+        if self.order == "convnext":
+            mixed, state = self.mixer.step(x, state)
+            mixed = self.norm1(mixed)
+            return x + self.scale1(mixed if self.ffn is None else self.ffn(mixed)), state
+        mixed, state = self.mixer.step(self.norm1(x), state)
+        return self._join(x, self.scale1(mixed), None), state
+
+    def _join(self, x: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
+        if self.ffn is None or self.norm2 is None:
+            return x + mixed
+        if self.order == "parallel":
+            return x + mixed + self.drop_path(self.scale2(self.ffn(self.norm2(x, mask), mask)))  # type: ignore[no-any-return]
+        x = x + mixed
+        inner = self.norm2(x, mask)
+        if self.order == "renorm":
+            x = inner
+        return x + self.drop_path(self.scale2(self.ffn(inner, mask)))  # type: ignore[no-any-return]

@@ -1,0 +1,65 @@
+"""From the last map to class scores."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from shared.nets.norms.layers import masked_mean
+from shared.nets.registry import make, register
+
+
+class Head(nn.Module):
+    """(B, *S, C) → (B, classes). `norm` is the network's final norm; `after` applies it to the pooled vector."""
+
+    def __init__(self, dim: int, num_classes: int, *, norm: str = "none", after: bool = False) -> None:
+        super().__init__()
+        self.norm, self.after = make("norm", norm, dim), after
+        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+    def normalised(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The last map as the network's features: after the final norm, where that comes before pooling."""
+        return x if self.after else self.norm(x, mask)
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        pooled = self.pool(x, mask)
+        return self.fc(self.norm(pooled) if self.after else pooled)  # type: ignore[no-any-return]
+
+
+@register("head", "mean", paper="Network In Network, Lin et al. 2013, arXiv 1312.4400", cost="L C")
+class MeanHead(Head):
+    """Mean over the (valid) tokens."""
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return masked_mean(x, mask)
+
+
+@register("head", "max", paper="–", cost="L C")
+class MaxHead(Head):
+    """Maximum over the (valid) tokens."""
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        flat = x.flatten(1, -2)
+        if mask is not None:
+            flat = flat.masked_fill(~mask.flatten(1)[..., None], float("-inf"))
+        return flat.amax(1)
+
+
+@register("head", "last", paper="–", cost="C")
+class LastHead(Head):
+    """The last (valid) token: what a causal network has read to the end."""
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        flat = x.flatten(1, -2)
+        if mask is None:
+            return flat[:, -1]
+        at = mask.flatten(1).long() * (1 + self._count(flat))
+        return flat[range(len(flat)), at.argmax(1)]
+
+    @staticmethod
+    def _count(flat: Tensor) -> Tensor:
+        import torch
+
+        return torch.arange(flat.shape[1], device=flat.device)

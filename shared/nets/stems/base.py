@@ -1,0 +1,40 @@
+"""From the input (B, Cin, *S) to a map of tokens (B, *S', C), and from one stage's map to the next's."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from shared.nets.layout import Size
+
+
+class Stem(nn.Module, ABC):
+    """(B, Cin, *S) → (B, *S', C)."""
+
+    ndims: ClassVar[frozenset[int]] = frozenset({1, 2, 3})
+    per_token: bool = False
+    """Every token is made of one input position: what streaming needs."""
+    stride: Size
+    """Input positions a token, by axis."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def out_size(self, size: Sequence[int]) -> Size:
+        """S' for S."""
+
+
+class Down(nn.Module, ABC):
+    """(B, *S, C) → (B, *⌈S/stride⌉, C')."""
+
+    stride: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def out_size(self, size: Sequence[int]) -> Size: ...
