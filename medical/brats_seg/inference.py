@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Triple = tuple[int, int, int]
 BACKGROUND_LOGIT = -20.0
 """What a voxel gets that no window saw: probability 2e-9, and harmless in a linear interpolation."""
-SLAB_ROWS = 16
+SLAB_ROWS = 8
 """Rows of a slice stack handed on at a time."""
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 # Peak activations of one forward pass in full-resolution feature maps of the last layer's width, measured at 128³ and

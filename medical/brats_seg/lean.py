@@ -25,7 +25,7 @@ from monai.networks.nets.swin_unetr import (
 )
 from torch import Tensor, nn
 
-ATTENTION_BYTES = 24 * 2**20
+ATTENTION_BYTES = 6 * 2**20
 """Bias of one group of attention windows; more leaves the cache, less calls too often."""
 PIECE_BYTES = 8 * 2**20
 """Input of one piece of a convolution or normalisation. Pieces this small are reused by the allocator: larger ones
@@ -168,7 +168,10 @@ class LeanResBlock(UnetResBlock):
 
 
 class LeanUpBlock(UnetrUpBlock):
-    """Transposed convolution, then a residual block over (up, skip), which are never joined as a whole."""
+    """Transposed convolution, then a residual block over (up, skip), of which neither `up` nor the pair ever exists.
+
+    `skip` is written over: a U-Net reads it here for the last time.
+    """
 
     def forward(self, inp: Tensor, skip: Tensor) -> Tensor:
         block = self.conv_block
@@ -179,8 +182,7 @@ class LeanUpBlock(UnetrUpBlock):
             or not _plain(block)
         ):
             return super().forward(inp, skip)  # type: ignore[no-any-return]
-        up = _upsample(self.transp_conv, inp)
-        return _residual(block, (up, skip), spare=up)
+        return _residual(block, (_upsample(self.transp_conv, inp), skip), spare=skip)
 
 
 _LEAN: dict[type, type] = {
@@ -214,18 +216,52 @@ def _outgoing(block: Any, inp: Tensor) -> int:
     return inp.numel() // inp.shape[1] * channels
 
 
-def _residual(block: Any, parts: Sequence[Tensor], spare: Tensor | None = None) -> Tensor:
+class _Upsampled:
+    """A transposed convolution whose kernel and stride are equal, (B, C, D, H, W) → (B, C', kD, kH, kW), of which only
+    the wanted rows are computed, by a matrix product."""
+
+    def __init__(self, conv: nn.ConvTranspose3d, x: Tensor) -> None:
+        self._conv, self._x = conv, x
+        self._weight = conv.weight.flatten(1).t().contiguous()
+        self.shape = (len(x), conv.out_channels, *(n * k for n, k in zip(x.shape[2:], conv.stride)))
+
+    def rows(self, low: int, high: int) -> Tensor:
+        step = self._conv.stride[0]
+        first = low // step
+        part = self._x[:, :, first : -(-high // step)]
+        product = torch.matmul(self._weight, part.flatten(2))
+        # (B, C', k, k, k, D, H, W) → (B, C', D, k, H, k, W, k): every voxel becomes k³ of them.
+        split = product.view(len(part), -1, *self._conv.stride, *part.shape[2:])
+        out = split.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(*self.shape[:2], -1, *self.shape[3:])
+        out = out if self._conv.bias is None else out.add_(self._conv.bias[:, None, None, None])
+        return out[:, :, low - first * step : high - first * step]
+
+
+def _upsample(layer: Any, x: Tensor) -> Tensor | _Upsampled:
+    conv = layer[0]
+    if isinstance(conv, nn.ConvTranspose3d) and conv.kernel_size == conv.stride and len(layer) == 1:
+        return _Upsampled(conv, x)
+    return layer(x)  # type: ignore[no-any-return]
+
+
+def _rows(x: Tensor | _Upsampled, low: int, high: int) -> Tensor:
+    return x.rows(low, high) if isinstance(x, _Upsampled) else x[:, :, low:high]
+
+
+def _residual(block: Any, parts: Sequence[Tensor | _Upsampled], spare: Tensor | None = None) -> Tensor:
     """`UnetResBlock.forward` of the channel-wise joined `parts`. `spare`, one of them, may be written over."""
-    out = _convolve(block.conv1.conv, parts, _map_like(parts[0], block.conv1.conv))
+    like = parts[-1]
+    assert isinstance(like, Tensor)
+    out = _convolve(block.conv1.conv, parts, _map_like(like, block.conv1.conv))
     out = block.lrelu(_normalise(block.norm1, out))
     out = _normalise(block.norm2, _convolve(block.conv2.conv, (out,), out))
     if block.downsample:
         conv = block.conv3.conv
         fits = spare is not None and spare.shape[1] == conv.out_channels
-        shortcut = spare if spare is not None and fits else _map_like(parts[0], conv)
+        shortcut = spare if spare is not None and fits else _map_like(like, conv)
         out += _normalise(block.norm3, _convolve(conv, parts, shortcut))
     else:
-        out += parts[0]
+        out += like
     return block.lrelu(out)  # type: ignore[no-any-return]
 
 
@@ -233,14 +269,14 @@ def _map_like(x: Tensor, conv: Any) -> Tensor:
     return x.new_empty(x.shape[0], conv.out_channels, *x.shape[2:])
 
 
-def _convolve(conv: Any, parts: Sequence[Tensor], out: Tensor) -> Tensor:
+def _convolve(conv: Any, parts: Sequence[Tensor | _Upsampled], out: Tensor) -> Tensor:
     """`conv` (stride 1, same size) of the joined `parts`, a few rows of D at a time, into `out`.
 
     `out` may be one of the parts: the row a later piece still needs is kept aside.
     """
     reach, depth = conv.padding[0], out.shape[2]
     channels = sum(part.shape[1] for part in parts)
-    row = parts[0][:, :1, :1].numel() * max(channels, out.shape[1]) * out.element_size()
+    row = out[:, :1, :1].numel() * max(channels, out.shape[1]) * out.element_size()
     rows = min(max(PIECE_BYTES // row, reach, 1), depth)
     buffer = out.new_zeros(out.shape[0], channels, rows + 2 * reach, *out.shape[3:])
     before = None
@@ -251,7 +287,7 @@ def _convolve(conv: Any, parts: Sequence[Tensor], out: Tensor) -> Tensor:
         into = low - start + reach
         first = 0
         for part in parts:
-            slab[:, first : first + part.shape[1], into : into + high - low] = part[:, :, low:high]
+            slab[:, first : first + part.shape[1], into : into + high - low] = _rows(part, low, high)
             first += part.shape[1]
         slab[:, :, into + high - low :] = 0
         if before is not None:
@@ -260,26 +296,6 @@ def _convolve(conv: Any, parts: Sequence[Tensor], out: Tensor) -> Tensor:
             before = slab[:, :, -2 * reach : -reach].clone()
         out[:, :, start:stop] = _piece(conv, slab)
     return out
-
-
-def _upsample(layer: Any, x: Tensor) -> Tensor:
-    """`layer` of x, (B, C, D, H, W) → (B, C', 2D, 2H, 2W): where kernel and stride are equal, a matrix product."""
-    conv = layer[0]
-    if not isinstance(conv, nn.ConvTranspose3d) or conv.kernel_size != conv.stride or len(layer) != 1:
-        return layer(x)  # type: ignore[no-any-return]
-    size = tuple(n * k for n, k in zip(x.shape[2:], conv.stride))
-    out = x.new_empty(x.shape[0], conv.out_channels, *size)
-    # (B, C', D, k, H, k, W, k): every voxel becomes k³ of them.
-    split = out.unflatten(4, (-1, conv.stride[2])).unflatten(3, (-1, conv.stride[1]))
-    split = split.unflatten(2, (-1, conv.stride[0]))
-    weight = conv.weight.flatten(1).t().contiguous()
-    rows = max(PIECE_BYTES // (out[:, :, : conv.stride[0]].numel() * out.element_size()), 1)
-    for start in range(0, x.shape[2], rows):
-        part = x[:, :, start : start + rows]
-        product = torch.matmul(weight, part.flatten(2))
-        product = product.view(x.shape[0], conv.out_channels, *conv.stride, *part.shape[2:])
-        split[:, :, start : start + rows] = product.permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return out if conv.bias is None else out.add_(conv.bias[:, None, None, None])
 
 
 def _piece(conv: Any, slab: Tensor) -> Tensor:
