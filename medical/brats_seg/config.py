@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
+from shared.nets.config import BackboneSource
 
 Modality = Literal["flair", "t1ce", "t1", "t2"]
 REGIONS = ("tc", "wt", "et")
@@ -51,7 +52,12 @@ class BratsDataConfig(DataConfig):
 
 
 class BratsModelConfig(Config):
-    name: Literal["swin-unetr", "segresnet"] = "swin-unetr"
+    name: Literal["swin-unetr", "segresnet", "unet"] = Field(
+        "swin-unetr", description="unet: Swin UNETR's decoder over `backbone`"
+    )
+    backbone: BackboneSource | None = Field(
+        None, description="for unet: a name of `pipelines zoo --for brats-seg`, a YAML file or its keys"
+    )
     feature_size: int = Field(48, ge=12, multiple_of=12, description="channels of the first stage")
     stages: int = Field(4, ge=2, le=4, description="Swin stages; 4 as published, fewer for small crops")
     depths: tuple[int, ...] = (2, 2, 2, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,7 @@ class PatchesAndHeads:
         share = config.data.real_fraction
         total = config.train.crops_per_epoch or round(len(patches) / share)
         self._real = max(1, round(total * share))
-        self._patches = patches
+        self._patches = replace(patches, maps={})  # loader processes get a copy: spare them 2 MB a patient
         self._heads = Crops(heads, config, max(total - self._real, 0))
         self._steps = augmentation(config.train)
 

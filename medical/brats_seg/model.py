@@ -94,7 +94,9 @@ class ShallowSwinUNETR(SwinUNETR):
 
 
 def stride(model: BratsModelConfig) -> int:
-    """What every side of an input must be divisible by."""
+    """What every side of an input should be divisible by."""
+    if model.name == "unet":
+        return 16  # U-Net pads what its backbone's strides do not divide
     return int(2 ** (model.stages + 1)) if model.name == "swin-unetr" else 8
 
 
@@ -111,6 +113,8 @@ def build_network(model: BratsModelConfig, in_channels: int, out_channels: int) 
             blocks_down=(1, 2, 2, 4),
             blocks_up=(1, 1, 1),
         )
+    if model.name == "unet":
+        return _unet(model, in_channels, out_channels)
     if min(len(model.depths), len(model.heads)) < model.stages:
         raise UsageError(
             f"configuration:model.depths: found {len(model.depths)} depths and {len(model.heads)} heads; "
@@ -134,6 +138,19 @@ def build_network(model: BratsModelConfig, in_channels: int, out_channels: int) 
             "configuration:model.use_v2: needs all 4 stages; set model.stages=4 or model.use_v2=false"
         )
     return ShallowSwinUNETR(model.stages, **common)
+
+
+def _unet(model: BratsModelConfig, in_channels: int, out_channels: int) -> nn.Module:
+    from medical.brats_seg.unet import PyramidUNet
+    from shared.nets import create_backbone
+
+    if model.backbone is None:
+        raise UsageError(
+            "configuration:model.backbone: nothing given; a name of `pipelines zoo --for brats-seg`, a YAML file "
+            "or its keys wanted; set model.backbone"
+        )
+    pyramid = create_backbone(model.backbone, ndim=3, in_chans=in_channels, features_only=True)
+    return PyramidUNet(pyramid, in_channels, out_channels, model.feature_size, _norm(model))
 
 
 def _norm(model: BratsModelConfig) -> Any:

@@ -21,7 +21,7 @@ class BratsSeg(Pipeline):
     name = "brats-seg"
     summary = "Brain-tumour segmentation of four-modality MRI with Swin UNETR"
     inputs = "NIfTI case folders, MSD 4-D files, CSV/JSON datalists, DICOM studies"
-    models = ("swin-unetr", "segresnet")
+    models = ("swin-unetr", "segresnet", "unet")
     extra = "medical"
     requires = ("monai", "nibabel", "pydicom", "cc3d", "einops")
     config_type = BratsConfig

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from shared.config import Config
+from shared.config import Config, read_yaml
 
 Part = str | dict[str, Any]
 """A name, or a mapping with `name` and the part's own options."""
@@ -25,7 +27,7 @@ class BackboneConfig(Config):
     )
     ffn: Part | list[Part | None] | None = Field("mlp", description="channel mixer; null = none")
     norm: Part | list[Part] = Field("layernorm")
-    order: Literal["preln", "parallel", "convnext", "renorm"] = Field(
+    order: Literal["preln", "parallel", "convnext", "renorm", "postnorm"] = Field(
         "preln", description="form of the block"
     )
     down: Part | list[Part] = Field("conv", description="between stages; one entry fewer than stages")
@@ -66,3 +68,16 @@ class BackboneConfig(Config):
         if not isinstance(value, list):
             return value
         return value[stage if len(value) > 1 else 0]
+
+
+def unwrapped(source: Any) -> Any:
+    """A YAML file's content in place of its name; the keys themselves where they stand below `backbone`."""
+    if isinstance(source, Path) or (isinstance(source, str) and source.endswith((".yaml", ".yml"))):
+        source = read_yaml(Path(source))
+    inner = source.get("backbone") if isinstance(source, Mapping) and len(source) == 1 else None
+    return dict(inner) if isinstance(inner, Mapping) else source
+
+
+BackboneSource = Annotated[str | dict[str, Any], BeforeValidator(unwrapped)]
+"""For a pipeline's configuration: a name, a mapping, or a YAML file, which is read at once so that the run's own
+configuration says everything."""

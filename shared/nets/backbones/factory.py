@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from shared.config import read_yaml, resolve
+from shared.config import resolve
 from shared.errors import UsageError
 from shared.nets.backbones.pyramid import Backbone, init_weights
-from shared.nets.config import BackboneConfig
+from shared.nets.config import BackboneConfig, unwrapped
 from shared.nets.layout import per_axis
 from shared.nets.registry import find
 
@@ -57,16 +57,10 @@ def create_backbone(
 
 def backbone_config(source: str | Path | Mapping[str, Any]) -> BackboneConfig:
     """The configuration behind a name, a YAML file or a mapping. Raises `UsageError` with the nearest key."""
-    if isinstance(source, Mapping):
-        where, values = "backbone", dict(source)
-    elif isinstance(source, Path) or source.endswith((".yaml", ".yml")):
-        where, values = str(source), read_yaml(Path(source))
-    else:
-        where, values = source, dict(find("backbone", source).make)
-    inner = values.get("backbone")
-    if isinstance(inner, Mapping) and len(values) == 1:
-        values = dict(inner)
-    return resolve(BackboneConfig, [(where, values)])
+    values = unwrapped(source)
+    if isinstance(values, str):
+        values = find("backbone", values).make
+    return resolve(BackboneConfig, [("backbone" if isinstance(source, Mapping) else str(source), values)])
 
 
 def _wrapper(library: str) -> Callable[..., nn.Module]:
