@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shared.nets.config import Part
 from shared.nets.layout import Conv, Size, channels_last, pad_to_multiple, per_axis
 from shared.nets.norms.layers import ACTIVATIONS
 from shared.nets.registry import make, register
@@ -25,7 +26,7 @@ class PatchStem(Stem):
     p = 1 is a linear map of every position."""
 
     def __init__(
-        self, in_chans: int, dim: int, ndim: int, *, patch: int | Sequence[int] = 4, norm: str = "none"
+        self, in_chans: int, dim: int, ndim: int, *, patch: int | Sequence[int] = 4, norm: Part = "none"
     ) -> None:
         super().__init__()
         self.stride = per_axis(patch, ndim)
@@ -50,7 +51,7 @@ class PatchStem(Stem):
 )
 class ConvStem(Stem):
     """Overlapping convolutions in a row, by default one. `widths` are shares of C; norm and activation stand between
-    the layers, `last_norm` after the last."""
+    the layers, `last_norm` after the last. `bias` is by default left out where batch norm would undo it."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class ConvStem(Stem):
         norm: str = "none",
         activation: str | None = None,
         last_norm: str = "none",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         shares = list(widths or [1.0] * len(kernels))
@@ -74,7 +76,7 @@ class ConvStem(Stem):
         self.padding = [k // 2 for k in kernels] if padding is None else list(padding)
         self.stride = (math.prod(self.strides),) * ndim
         sizes = [in_chans, *(round(dim * share) for share in shares)]
-        bias = norm != "batchnorm"
+        bias = norm != "batchnorm" if bias is None else bias
         self.convs = nn.ModuleList(
             Conv(a, b, k, ndim, stride=s, padding=p, bias=bias)
             for a, b, k, s, p in zip(sizes, sizes[1:], self.kernels, self.strides, self.padding)
@@ -130,20 +132,27 @@ class ConvDown(Down):
 
 @register("down", "merge", paper=SWIN, cost="L C²")
 class PatchMerging(Down):
-    """The 2^n neighbours joined, layer norm, linear map without bias (section 3.1)."""
+    """The 2^n neighbours joined, layer norm, linear map without bias (section 3.1). `norm_after`: the norm comes last
+    (Swin V2)."""
 
-    def __init__(self, dim: int, out: int, ndim: int) -> None:
+    def __init__(self, dim: int, out: int, ndim: int, *, norm_after: bool = False) -> None:
         super().__init__()
         self.stride = 2
         # timm's and the official order in 2-D: first axis fastest.
         self.corners = [corner[::-1] for corner in product((0, 1), repeat=ndim)]
-        self.norm: Any = make("norm", {"name": "layernorm", "eps": 1e-5}, dim * 2**ndim)
+        self.norm_after = norm_after
+        self.norm: Any = make(
+            "norm", {"name": "layernorm", "eps": 1e-5}, out if norm_after else dim * 2**ndim
+        )
         self.reduction = nn.Linear(dim * 2**ndim, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_multiple(x, (2,) * (x.ndim - 2))
         parts = [x[(slice(None), *(slice(c, None, 2) for c in corner))] for corner in self.corners]
-        return self.reduction(self.norm(torch.cat(parts, -1)))  # type: ignore[no-any-return]
+        joined = torch.cat(parts, -1)
+        if self.norm_after:
+            return self.norm(self.reduction(joined))  # type: ignore[no-any-return]
+        return self.reduction(self.norm(joined))  # type: ignore[no-any-return]
 
     def out_size(self, size: Sequence[int]) -> Size:
         return tuple(-(-n // 2) for n in size)
