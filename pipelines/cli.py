@@ -19,7 +19,7 @@ import typer
 
 from pipelines import registry
 from shared.distributed.signals import Stopped
-from shared.errors import Fault, SuiteError
+from shared.errors import Fault, SuiteError, UsageError
 from shared.io.strict_json import as_line
 
 app = typer.Typer(
@@ -359,6 +359,41 @@ def review(port: Annotated[int, typer.Option(min=1, max=65535)] = 5000) -> None:
     from pipelines.compare import review as run_ui
 
     raise typer.Exit(run_ui(port=port, say=say))
+
+
+@app.command()
+def zoo(
+    pipeline: Annotated[
+        str | None, typer.Option("--for", metavar="NAME", help="only what this one can use")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="backbone, mixer, …")] = None,
+    as_json: Json = False,
+) -> None:
+    """Backbones, mixers and their parts: parameters, multiply-accumulates, paper, where usable."""
+    from shared.nets.zoo import zoo as parts
+
+    use = registry.load(pipeline).network if pipeline else None
+    if pipeline and use is None:
+        raise UsageError(
+            f"{pipeline}: takes no backbone of the library; a pipeline that does wanted; see its models"
+        )
+    rows = [row for row in parts(use) if kind in (None, row["kind"])]
+    for row in rows:
+        row["dims"] = ", ".join(map(str, row["dims"]))
+    columns = (
+        "name",
+        "kind",
+        "dims",
+        "causal",
+        "streaming",
+        "masks",
+        "params",
+        "macs",
+        "at",
+        "source",
+        "paper",
+    )
+    emit({"rows": rows}, as_json, lambda value: table(value["rows"], columns))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shared.config import RunConfig, read_yaml, resolve
 from shared.errors import Fault, UsageError, need
+from shared.nets.zoo import NetworkUse
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -134,6 +135,8 @@ class Pipeline(ABC):
     primary: ClassVar[Primary]
     headline: ClassVar[tuple[str, ...]] = ()
     """The few metrics people look at first, the primary one among them; empty = all."""
+    network: ClassVar[NetworkUse | None] = None
+    """What it asks of a backbone of `shared.nets`; None = it takes none."""
     folder: ClassVar[Path]
     """The pipeline's own folder (``Path(__file__).parent``), holding ``presets/`` and ``builtin/``."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medical.brats_seg.config import BratsConfig
 from shared.errors import Fault
+from shared.nets.zoo import NetworkUse
 from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class BratsSeg(Pipeline):
     name = "brats-seg"
     summary = "Brain-tumour segmentation of four-modality MRI with Swin UNETR"
     inputs = "NIfTI case folders, MSD 4-D files, CSV/JSON datalists, DICOM studies"
+    network = NetworkUse(ndim=3, in_chans=4, size=(96, 96, 96))
     models = ("swin-unetr", "segresnet", "unet")
     extra = "medical"
     requires = ("monai", "nibabel", "pydicom", "cc3d", "einops")

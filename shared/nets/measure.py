@@ -3,7 +3,11 @@ attention; element-wise work, FFTs and scans are not counted, as in the papers' 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,13 +21,46 @@ def count_params(model: nn.Module) -> int:
 
 def count_macs(model: nn.Module, in_chans: int, size: Sequence[int]) -> int:
     """Of one input (1, in_chans, *size) in evaluation mode. On the meta device nothing is computed."""
+    return _count(model, (1, in_chans, *size))
+
+
+def count_mixer_macs(mixer: nn.Module, dim: int, size: Sequence[int]) -> int:
+    """Of one channels-last map (1, *size, dim)."""
+    return _count(mixer, (1, *size, dim))
+
+
+def _count(model: nn.Module, shape: Sequence[int]) -> int:
     first = next(model.parameters(), None)
-    device = torch.device("cpu") if first is None else first.device
+    device = torch.device("meta") if first is None else first.device
     was = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, in_chans, *size, device=device))
+            model(torch.zeros(*shape, device=device))
     finally:
         model.train(was)
     return counter.get_total_flops() // 2
+
+
+def peak_growth(work: Callable[[], object]) -> float:
+    """Bytes by which this process's resident memory grows at most while `work` runs; nan where Linux's /proc is absent.
+
+    What `work` returns is still held then, so it counts. Measure in a fresh process: memory that was freed before, but
+    not given back to the system, hides growth.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from now
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> float:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024.0
+    return float("nan")

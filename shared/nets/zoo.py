@@ -1,0 +1,110 @@
+"""The table behind `pipelines zoo`: every part of the library with what it can do and what it costs, measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.nets.registry import Card, Kind, cards
+
+KINDS: tuple[Kind, ...] = ("backbone", "mixer", "feedforward", "stem", "down", "position", "norm", "head")
+MIXER_DIM, MIXER_SIZES = 64, {1: (1024,), 2: (32, 32), 3: (16, 8, 8)}
+"""Mixers are measured alone, on 1,024 tokens of 64 channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """What a pipeline asks of a backbone, and the input that costs are measured at."""
+
+    ndim: int
+    in_chans: int
+    size: tuple[int, ...]
+    causal: bool = False
+
+
+def zoo(use: NetworkUse | None = None) -> list[dict[str, Any]]:
+    """One row a part: name, kind, paper, dims, causal, streaming, masks, params, macs, at, cost, source.
+
+    Networks are measured at their published input, or at `use`'s, for which parts that cannot serve are left out.
+    """
+    return [row for kind in KINDS for card in cards(kind) for row in _row(card, use)]
+
+
+def _row(card: Card, use: NetworkUse | None) -> Iterable[dict[str, Any]]:
+    facts = _facts(card)
+    if use is not None and (use.ndim not in facts["dims"] or use.causal not in facts.pop("forms")):
+        return
+    facts.pop("forms", None)
+    yield {
+        "name": card.name,
+        "kind": card.kind,
+        **facts,
+        **_costs(card, use, facts["dims"]),
+        "cost": card.cost,
+        "source": card.source,
+        "paper": card.paper,
+    }
+
+
+def _facts(card: Card) -> dict[str, Any]:
+    """dims, causal forms, streaming, masks; of a backbone what all its mixers share."""
+    if card.kind == "backbone" and card.source != "ours":
+        return {
+            "dims": [card.published["ndim"]],
+            "forms": {False},
+            "causal": "",
+            "streaming": False,
+            "masks": False,
+        }
+    parts = _mixers(card) if card.kind == "backbone" else [card.make]
+    every = [set(getattr(part, "ndims", {1, 2, 3})) for part in parts]
+    forms = set.intersection(*(set(getattr(part, "causal_forms", {False, True})) for part in parts))
+    if card.kind == "backbone":
+        forms &= {bool(card.make.get("causal", False))}
+    return {
+        "dims": sorted(set.intersection(*every)),
+        "forms": forms,
+        "causal": {frozenset({True}): "always", frozenset({False}): ""}.get(frozenset(forms), "can be"),
+        "streaming": all(getattr(p, "stateful", getattr(p, "per_token", False)) is True for p in parts),
+        "masks": all(getattr(p, "masks", True) is True for p in parts),
+    }
+
+
+def _mixers(card: Card) -> list[Any]:
+    from shared.nets.registry import find, split
+
+    named = [m for stage in card.make["mixers"] for m in (stage if isinstance(stage, list) else [stage])]
+    return [find("mixer", split(part)[0]).make for part in named]
+
+
+def _costs(card: Card, use: NetworkUse | None, dims: Sequence[int]) -> dict[str, Any]:
+    """Parameters and multiply-accumulates of one input, on the meta device: nothing is computed."""
+    import torch
+
+    from shared.nets.backbones.factory import create_backbone
+    from shared.nets.measure import count_macs, count_mixer_macs, count_params
+    from shared.nets.registry import make
+
+    if card.kind not in ("backbone", "mixer"):
+        return {}
+    if card.kind == "mixer":
+        ndim = use.ndim if use else (2 if 2 in dims else dims[0])
+        size, causal = MIXER_SIZES[ndim], bool(use and use.causal) or False not in card.make.causal_forms
+        with torch.device("meta"):
+            mixer: Any = make("mixer", card.name, MIXER_DIM, ndim, size=size, causal=causal)
+        macs = count_mixer_macs(mixer, MIXER_DIM, size)
+        return {"params": count_params(mixer), "macs": macs, "at": f"{MIXER_DIM}×{_times(size)}"}
+    published = card.published
+    where = use or NetworkUse(published["ndim"], published["in_chans"], tuple(published["img_size"]))
+    classes = 0 if use else published["num_classes"]
+    with torch.device("meta"):
+        network = create_backbone(
+            card.name, ndim=where.ndim, in_chans=where.in_chans, num_classes=classes, img_size=where.size
+        )
+    macs = count_macs(network, where.in_chans, where.size)
+    return {"params": count_params(network), "macs": macs, "at": f"{where.in_chans}×{_times(where.size)}"}
+
+
+def _times(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))
