@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shared.nets.layout import Conv
 from shared.nets.mixers.base import ChannelMixer, State, TokenMixer
 
-Order = Literal["preln", "parallel", "convnext", "renorm"]
+Order = Literal["preln", "parallel", "convnext", "renorm", "postnorm"]
 
 
 class DropPath(nn.Module):
@@ -43,6 +43,7 @@ class Block(nn.Module):
 
     preln: x += s₁ Mix(N₁ x); x += s₂ FFN(N₂ x).   parallel: x += s₁ Mix(N₁ x) + s₂ FFN(N₂ x).
     convnext: x += s FFN(N Mix(x)), one residual.   renorm (CCT): x += Mix(N₁ x); x = N₂ x; x += FFN(x).
+    postnorm (Swin V2): x += s₁ N₁(Mix(x)); x += s₂ N₂(FFN(x)), the norms' factors 0 at the start.
     `position` adds a depthwise convolution of x before all (RMT).
     """
 
@@ -68,6 +69,11 @@ class Block(nn.Module):
         self.position = (
             Conv(mixer.dim, mixer.dim, position, mixer.ndim, groups=mixer.dim) if position else None
         )
+        if order == "postnorm":
+            for norm in (self.norm1, self.norm2):
+                weight = getattr(norm, "weight", None)
+                if weight is not None:
+                    nn.init.zeros_(weight)
 
     @property
     def per_token(self) -> bool:
@@ -82,6 +88,8 @@ class Block(nn.Module):
             mixed = self.norm1(self.mixer(x, mask), mask)
             out = mixed if self.ffn is None else self.ffn(mixed, mask)
             return x + self.drop_path(self.scale1(out))  # type: ignore[no-any-return]
+        if self.order == "postnorm":
+            return self._join(x, self.drop_path(self.scale1(self.norm1(self.mixer(x, mask), mask))), mask)
         mixed = self.drop_path(self.scale1(self.mixer(self.norm1(x, mask), mask)))
         return self._join(x, mixed, mask)
 
@@ -91,6 +99,9 @@ class Block(nn.Module):
             mixed, state = self.mixer.step(x, state)
             mixed = self.norm1(mixed)
             return x + self.scale1(mixed if self.ffn is None else self.ffn(mixed)), state
+        if self.order == "postnorm":
+            mixed, state = self.mixer.step(x, state)
+            return self._join(x, self.scale1(self.norm1(mixed)), None), state
         mixed, state = self.mixer.step(self.norm1(x), state)
         return self._join(x, self.scale1(mixed), None), state
 
@@ -100,6 +111,8 @@ class Block(nn.Module):
         if self.order == "parallel":
             return x + mixed + self.drop_path(self.scale2(self.ffn(self.norm2(x, mask), mask)))  # type: ignore[no-any-return]
         x = x + mixed
+        if self.order == "postnorm":
+            return x + self.drop_path(self.scale2(self.norm2(self.ffn(x, mask), mask)))  # type: ignore[no-any-return]
         inner = self.norm2(x, mask)
         if self.order == "renorm":
             x = inner
