@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shared.nets.layout import tokens
 from shared.nets.mixers.base import TokenMixer, heads_of
+from shared.nets.ops.chunked_attention import Bias, chunked_attention
 from shared.nets.registry import register
 
 
@@ -21,7 +22,9 @@ from shared.nets.registry import register
 )
 class Attention(TokenMixer):
     """softmax(q kᵀ / √d) v with H heads of d channels. Causal form: keys up to the query; its state is the key-value
-    cache. Masked: invalid tokens are no keys."""
+    cache. Masked: invalid tokens are no keys. With `chunk` the scores are made in tiles of that side (exact, memory
+    linear in L, masked and in training too); without, torch's fused attention, which is linear where nothing is masked.
+    """
 
     causal_forms: ClassVar[frozenset[bool]] = frozenset({False, True})
     masks: ClassVar[bool] = True
@@ -36,13 +39,16 @@ class Attention(TokenMixer):
         head_dim: int = 32,
         qkv_bias: bool = True,
         dropout: float = 0.0,
+        chunk: int | None = None,
         **place: Any,
     ) -> None:
         super().__init__(dim, ndim, **place)
         self.heads = heads_of(dim, heads, head_dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.dropout = dropout
+        if chunk is not None and (chunk < 1 or dropout):
+            raise ValueError(f"chunk {chunk} with dropout {dropout}; 1 or more, and dropout 0, wanted")
+        self.dropout, self.chunk = dropout, chunk
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each (B, H, L, d)."""
@@ -53,7 +59,10 @@ class Attention(TokenMixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self._qkv(x)
         drop = self.dropout if self.training else 0.0
-        if mask is None:
+        if self.chunk is not None:
+            bias = None if mask is None else _validity(mask.flatten(1))
+            seen = chunked_attention(q, k, v, causal=self.causal, bias=bias, block=self.chunk)
+        elif mask is None:
             seen = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=self.causal)
         else:
             allowed = self._allowed(mask.flatten(1), q.shape[2])
@@ -88,3 +97,14 @@ class Attention(TokenMixer):
         keys, values = torch.cat([state[0], k], 2), torch.cat([state[1], v], 2)
         seen = F.scaled_dot_product_attention(q, keys, values)
         return self.output(seen, x[:, None])[:, 0], (keys, values)
+
+
+def _validity(mask: Tensor) -> Bias:
+    """The tiles of `_allowed` for a mask (B, L): 0 where a key is valid or the token itself, −∞ elsewhere."""
+
+    def bias(queries: range, keys: range) -> Tensor:
+        rows, columns = (torch.arange(r.start, r.stop, device=mask.device) for r in (queries, keys))
+        allowed = mask[:, None, None, keys.start : keys.stop] | (rows[:, None] == columns)
+        return torch.zeros(allowed.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
+
+    return bias
