@@ -31,7 +31,7 @@ SLAB_ROWS = 8
 """Rows of a slice stack handed on at a time."""
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4))
 # Peak activations of one forward pass in full-resolution feature maps of the last layer's width, measured at 128³ and
-# rounded up: SegResNet 7.1, Swin UNETR in MONAI's blocks 8.6, in lean blocks 3.5 (fp32) to 3.9 (bf16).
+# rounded up: SegResNet 7.1, Swin UNETR in MONAI's blocks 8.6, in lean blocks 2.9 (fp32) to 3.6 (bf16).
 _FEATURE_MAPS, _LEAN_FEATURE_MAPS = 10, 5
 
 
