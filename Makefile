@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= medical,scale,export,dev
+EXTRAS ?= medical,nets,scale,export,dev
 TORCH_INDEX ?=
 BIN    := $(VENV)/bin
 comma  := ,

@@ -13,8 +13,8 @@ from pipelines import _guard, registry
 
 Row = dict[str, str]
 FREE_GB = 5
-FORBIDDEN = ("torchvision", "torchaudio", "albumentationsx", "lightning")
-"""torchvision's and torchaudio's default wheels break beside a CPU torch; the other two shadow what we use."""
+FORBIDDEN = ("torchaudio", "albumentationsx", "lightning")
+"""torchaudio's default wheel breaks beside a CPU torch; the other two shadow what we use."""
 
 
 def row(name: str, state: str, detail: str, mend: str = "") -> Row:

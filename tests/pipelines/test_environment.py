@@ -11,10 +11,14 @@ PINS = dict(
 )
 
 
-def test_nothing_that_drags_cuda_or_torchvision_in() -> None:
-    assert not [
-        name for name in PINS if re.match(r"(torchvision|torchaudio|nvidia-|cuda-|triton|timm$)", name, re.I)
-    ]
+def test_nothing_that_drags_cuda_in() -> None:
+    assert not [name for name in PINS if re.match(r"(torchaudio|nvidia-|cuda-|triton)", name, re.I)]
+
+
+def test_torchvision_belongs_to_the_pinned_torch() -> None:
+    """torchvision 0.N is made for torch 2.(N − 15) and requires exactly that; another would pull a second torch in."""
+    torch, vision = (tuple(map(int, PINS[name].split("."))) for name in ("torch", "torchvision"))
+    assert vision[1] - torch[1] == 15
 
 
 def test_one_lightning_and_no_compromised_release() -> None:
