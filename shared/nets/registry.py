@@ -130,6 +130,11 @@ def make(kind: Kind, part: str | Mapping[str, Any], *args: Any, **context: Any) 
         raise UsageError(f"backbone: {kind} {name!r}: {err}; mend its options {options}") from err
 
 
+def accepts(kind: Kind, name: str, option: str) -> bool:
+    """Whether the part has a keyword `option`."""
+    return option in _parameters(find(kind, name).make)
+
+
 def _parameters(cls: type) -> set[str]:
     """Keyword parameters of a class, its parents' among them where it passes ``**kwargs`` on."""
     names: set[str] = set()
