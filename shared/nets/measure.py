@@ -8,10 +8,11 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def count_params(model: nn.Module) -> int:
@@ -29,13 +30,21 @@ def count_mixer_macs(mixer: nn.Module, dim: int, size: Sequence[int]) -> int:
     return _count(mixer, (1, *size, dim))
 
 
+def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)  # type: ignore[no-any-return]
+
+
+# torch's counter knows attention of every device but this kernel of the CPU.
+_UNKNOWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
 def _count(model: nn.Module, shape: Sequence[int]) -> int:
     first = next(model.parameters(), None)
     device = torch.device("meta") if first is None else first.device
     was = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
             model(torch.zeros(*shape, device=device))
     finally:
         model.train(was)
