@@ -201,8 +201,8 @@ def _backward(
     return du, ddelta, db, dc, da if len(a) > 1 else da.sum(0, keepdim=True), carry
 
 
-# Operators of their own, so that the work inside is one node to autograd, to shape propagation on the meta device and to
-# the counter of multiply-accumulates, whose papers leave scans out. Autocast would not change anything inside.
+# Operators of their own, so that the work inside is one node to autograd, to shape propagation on the meta device and
+# to the counter of multiply-accumulates (which leaves scans out). Autocast would change nothing inside.
 
 _scan = torch.library.custom_op("shared::selective_scan", _forward, mutates_args=())
 _scan_backward = torch.library.custom_op("shared::selective_scan_backward", _backward, mutates_args=())
