@@ -35,14 +35,34 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+def decay_groups(module: torch.nn.Module, parameters: list[Any]) -> list[Any]:
+    """`parameters`, or two groups of them where parts of `module` name some of their own in `no_decay` (a set): those
+    get no weight decay, such as the decay rates of a state-space model."""
+    spared = {
+        id(getattr(part, name))
+        for part in module.modules()
+        for name in getattr(part, "no_decay", frozenset())
+    }
+    if not any(id(p) in spared for p in parameters):
+        return parameters
+    groups = {spare: [p for p in parameters if (id(p) in spared) is spare] for spare in (False, True)}
+    return [
+        group
+        for group in ({"params": groups[False]}, {"params": groups[True], "weight_decay": 0.0})
+        if group["params"]
+    ]
+
+
 def optimizer_config(
     module: pl.LightningModule, train: TrainConfig, parameters: Iterable[Any] | None = None
 ) -> dict[str, Any]:
     """What `configure_optimizers` returns: AdamW over `parameters` (default: those of the module that are trained).
 
-    `parameters` may be parameter groups. ``train.schedule`` chooses the curve; it is stepped once per optimiser step.
+    `parameters` may be parameter groups, which are taken as they are. ``train.schedule`` chooses the curve; it is
+    stepped once per optimiser step.
     """
     chosen = [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
+    chosen = decay_groups(module, chosen)
     optimizer = torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
     total = max(1, int(module.trainer.estimated_stepping_batches))
     per_epoch = max(1, round(total / train.epochs))

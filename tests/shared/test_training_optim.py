@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from shared.training.optim import epoch_factor, step_factor
+from shared.training.optim import decay_groups, epoch_factor, step_factor
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,15 @@ def test_curve_by_steps_has_no_dead_start_and_meets_the_official_one() -> None:
     assert factors[:50] == sorted(factors[:50]) and factors[50:] == sorted(factors[50:], reverse=True)
     assert factors[100:] == [epoch_factor(step, 50, 300) for step in range(100, 300)]
     assert step_factor(0, 0, 10) == 1.0
+
+
+def test_parameters_that_their_part_spares_get_no_weight_decay() -> None:
+    class Rates(torch.nn.Linear):
+        no_decay = frozenset({"bias"})
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), Rates(2, 2))
+    plain, spared = decay_groups(net, list(net.parameters()))
+    assert [id(p) for p in spared["params"]] == [id(net[1].bias)] and spared["weight_decay"] == 0
+    assert len(plain["params"]) == 3 and "weight_decay" not in plain
+    untouched = list(net[0].parameters())
+    assert decay_groups(net, untouched) is untouched
