@@ -42,6 +42,7 @@ class BackboneConfig(Config):
     final_norm: Part = Field("layernorm")
     head: Part = Field("mean", description="pooling before the linear classifier")
     causal: bool = Field(False, description="a token never depends on a later one (one dimension)")
+    rewrite: list[Part] = Field([], description="tools applied after building, in order; see shared.rewrite")
 
     @model_validator(mode="after")
     def _same_lengths(self) -> BackboneConfig:

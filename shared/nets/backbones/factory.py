@@ -52,7 +52,11 @@ def create_backbone(
     config = backbone_config(source)
     model = Backbone(config, **wanted)
     init_weights(model)
-    return model
+    if not config.rewrite:
+        return model
+    from shared.rewrite import apply_all  # which knows the networks, and so cannot be imported before them
+
+    return apply_all(model, config.rewrite)[0]
 
 
 def backbone_config(source: str | Path | Mapping[str, Any]) -> BackboneConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from shared.nets.mixers.base import ChannelMixer
@@ -37,3 +39,9 @@ class Mlp(ChannelMixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.drop(self.fc2(self.drop(self.activation(self.fc1(x)))))  # type: ignore[no-any-return]
+
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.fc1,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.fc2,)

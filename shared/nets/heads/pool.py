@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from shared.nets.norms.layers import masked_mean
@@ -10,6 +12,9 @@ from shared.nets.registry import make, register
 
 class Head(nn.Module):
     """(B, *S, C) → (B, classes). `norm` is the network's final norm; `after` applies it to the pooled vector."""
+
+    linear: ClassVar[bool] = False
+    """Pooling is a weighted sum of the tokens, with weights that do not depend on them."""
 
     def __init__(self, dim: int, num_classes: int, *, norm: str = "none", after: bool = False) -> None:
         super().__init__()
@@ -32,6 +37,8 @@ class Head(nn.Module):
 class MeanHead(Head):
     """Mean over the (valid) tokens."""
 
+    linear: ClassVar[bool] = True
+
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return masked_mean(x, mask)
 
@@ -50,6 +57,8 @@ class MaxHead(Head):
 @register("head", "last", paper="–", cost="C")
 class LastHead(Head):
     """The last (valid) token: what a causal network has read to the end."""
+
+    linear: ClassVar[bool] = True
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         flat = x.flatten(1, -2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -87,6 +88,12 @@ class Attention(TokenMixer):
 
     def output(self, mixed: Tensor, x: Tensor) -> Tensor:
         return self.proj(mixed.transpose(1, 2).flatten(2)).view(x.shape)  # type: ignore[no-any-return]
+
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.qkv,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.proj,)
 
     def init_state(self, batch: int) -> tuple[Tensor, Tensor]:
         empty = self.proj.weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)

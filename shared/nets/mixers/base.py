@@ -82,6 +82,16 @@ class TokenMixer(nn.Module, ABC):
         """The cheaper form for deployment that computes the same; itself where there is none."""
         return self
 
+    # Where it meets the norm before it and the stream behind it; what rewriting needs to know.
+
+    def readers(self) -> Sequence[nn.Linear]:
+        """The linear maps that see the input, unpadded, if nothing else sees it and its width is free; else none."""
+        return ()
+
+    def writers(self) -> Sequence[nn.Module]:
+        """The linear maps whose sum, unchanged, is the output; none where it is made otherwise."""
+        return ()
+
     def extra_macs(self, size: Sequence[int]) -> int:
         """Multiply-accumulates of one image that are neither matrix product nor convolution (FFT, scans)."""
         return 0
@@ -106,6 +116,14 @@ class ChannelMixer(nn.Module, ABC):
 
     def fuse(self) -> nn.Module:
         return self
+
+    def readers(self) -> Sequence[nn.Linear]:
+        """As for mixers."""
+        return ()
+
+    def writers(self) -> Sequence[nn.Module]:
+        """As for mixers."""
+        return ()
 
 
 def heads_of(dim: int, heads: int | None, head_dim: int) -> int:

@@ -27,14 +27,24 @@ class Stem(nn.Module, ABC):
     def out_size(self, size: Sequence[int]) -> Size:
         """S' for S."""
 
+    def writers(self) -> Sequence[nn.Module]:
+        """The linear map that makes the output, unchanged; none where something else does."""
+        return ()
+
 
 class Down(nn.Module, ABC):
     """(B, *S, C) → (B, *⌈S/stride⌉, C')."""
 
     stride: int
+    reads: ClassVar[str | None] = None
+    """The attribute that is the norm through which alone, token by token, it sees its input."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
     @abstractmethod
     def out_size(self, size: Sequence[int]) -> Size: ...
+
+    def writers(self) -> Sequence[nn.Module]:
+        """As for stems."""
+        return ()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from shared.nets.config import Part
 from shared.nets.layout import Conv, Size, channels_last, pad_to_multiple, per_axis
-from shared.nets.norms.layers import ACTIVATIONS
+from shared.nets.norms.layers import ACTIVATIONS, NoNorm
 from shared.nets.registry import make, register
 from shared.nets.stems.base import Down, Stem
 
@@ -41,6 +41,9 @@ class PatchStem(Stem):
 
     def out_size(self, size: Sequence[int]) -> Size:
         return tuple(-(-n // p) for n, p in zip(size, self.stride))
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.proj.conv,) if isinstance(self.norm, NoNorm) else ()
 
 
 @register(
@@ -98,10 +101,16 @@ class ConvStem(Stem):
             size = [(n + 2 * p - k) // s + 1 for n in size]
         return tuple(size)
 
+    def writers(self) -> Sequence[nn.Module]:
+        last: Any = self.convs[-1]
+        return (last.conv,) if isinstance(self.norms[-1], NoNorm) else ()
+
 
 @register("down", "conv", paper="MetaFormer, ConvNeXt and others", cost="L k^n C C'")
 class ConvDown(Down):
     """A strided convolution, with a norm before or after it. Kernel = stride: disjoint, padded at the end."""
+
+    reads: ClassVar[str | None] = "before"
 
     def __init__(
         self,
@@ -128,6 +137,9 @@ class ConvDown(Down):
 
     def out_size(self, size: Sequence[int]) -> Size:
         return tuple(-(-n // self.stride) for n in size)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.conv.conv,) if isinstance(self.after, NoNorm) else ()
 
 
 @register("down", "merge", paper=SWIN, cost="L C²")

@@ -1,4 +1,5 @@
-"""What tells a network without convolutions where a token lies: added once, after the stem."""
+"""What tells a network without convolutions where a token lies: added once, after the stem. An `additive` code does not
+depend on the input."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from shared.nets.registry import register
 @register("position", "none", paper="–", cost="0")
 class NoPosition(nn.Module):
     per_token = True
+    additive = True
 
     def __init__(self, dim: int, ndim: int) -> None:
         super().__init__()
@@ -30,6 +32,7 @@ class SinePosition(nn.Module):
     """Sine and cosine of each coordinate at geometric frequencies, C / n channels an axis; any size."""
 
     per_token = True
+    additive = True
 
     def __init__(self, dim: int, ndim: int) -> None:
         super().__init__()
@@ -56,6 +59,7 @@ class LearnedPosition(nn.Module):
     """One vector a token, truncated normal of 0.2; belongs to one input size."""
 
     per_token = True
+    additive = True
 
     def __init__(self, dim: int, ndim: int, *, size: Sequence[int] | None = None, std: float = 0.2) -> None:
         super().__init__()
@@ -84,6 +88,7 @@ class ConvPosition(nn.Module):
     """x + depthwise convolution of x: zero padding at the borders tells where they are."""
 
     per_token = False
+    additive = False
 
     def __init__(self, dim: int, ndim: int, *, kernel: int = 3) -> None:
         super().__init__()

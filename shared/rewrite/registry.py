@@ -1,0 +1,77 @@
+"""Rewrites under their names: a module of this package with one `@register` line is all that makes one known."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from shared.errors import UsageError
+from shared.nets.registry import split
+
+Report = dict[str, Any]
+Rewrite = Callable[..., tuple[nn.Module, Report]]
+_KNOWN: dict[str, Rewrite] = {}
+
+
+def register(name: str) -> Callable[[Rewrite], Rewrite]:
+    """Function decorator: make a rewrite known under `name`."""
+
+    def add(function: Rewrite) -> Rewrite:
+        _KNOWN[name] = function
+        return function
+
+    return add
+
+
+@cache
+def _load_all() -> None:
+    package = importlib.import_module("shared.rewrite")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"shared.rewrite.{module.name}")
+
+
+def names() -> list[str]:
+    """Every rewrite."""
+    _load_all()
+    return sorted(_KNOWN)
+
+
+def find(name: str) -> Rewrite:
+    """Raises `UsageError` with the nearest name."""
+    if name not in names():
+        raise UsageError(f"rewrite: found {name!r}; {_nearest(name, names())}")
+    return _KNOWN[name]
+
+
+def apply_all(
+    model: nn.Module, parts: Sequence[str | Mapping[str, Any]], data: Tensor | None = None
+) -> tuple[nn.Module, list[Report]]:
+    """`model` after every rewrite of `parts` (a name, or a mapping with `name` and options), and their reports.
+
+    Raises `UsageError` for unknown names and options (with the nearest) and where a rewrite refuses the model.
+    """
+    reports = []
+    for part in parts:
+        name, options = split(part)
+        rewrite = find(name)
+        accepted = [
+            p.name for p in inspect.signature(rewrite).parameters.values() if p.kind is p.KEYWORD_ONLY
+        ]
+        for key in options:
+            if key not in accepted:
+                raise UsageError(f"rewrite {name}: found option {key!r}; {_nearest(key, accepted)}")
+        model, report = rewrite(model, data, **options)
+        reports.append({"rewrite": name, **report})
+    return model, reports
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"nearest is {near[0]!r}; correct it" if near else f"one of {', '.join(known)} wanted; correct it"
