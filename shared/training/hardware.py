@@ -70,11 +70,13 @@ def trainer_arguments(train: TrainConfig, say: Callable[[str], None]) -> dict[st
 
 
 def _strategy(train: TrainConfig, gpu: bool) -> Any:
-    from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy
+    from pytorch_lightning.strategies import DDPStrategy
 
     backend, timeout = ("nccl" if gpu else "gloo"), timedelta(seconds=PEER_SECONDS)
     if train.strategy == "fsdp":
-        return FSDPStrategy(process_group_backend=backend, timeout=timeout, state_dict_type="full")
+        from shared.training.sharded import VerifiedFsdp
+
+        return VerifiedFsdp(process_group_backend=backend, timeout=timeout)
     if world_size(train) == 1:
         return "auto"
     if gpu:

@@ -16,6 +16,7 @@ import torch
 
 from shared.errors import ModelUnusable, ResourcesExhausted, UsageError
 from shared.training.checkpoint import (
+    VerifiedIO,
     manifest_of,
     newest,
     next_path,
@@ -25,6 +26,7 @@ from shared.training.checkpoint import (
     write_verified,
 )
 from shared.training.seed import rng_state, set_rng_state, state_sha
+from shared.training.sharded import VerifiedFsdp
 
 CONTENT: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.bfloat16)},
@@ -153,3 +155,16 @@ def test_random_states_survive_the_disk(tmp_path: Path) -> None:
     wanted = torch.rand(3).tolist(), np.random.standard_normal(3).tolist()
     set_rng_state(read_verified(tmp_path / "save-000001.ckpt")["rng"])
     assert (torch.rand(3).tolist(), np.random.standard_normal(3).tolist()) == wanted
+
+
+def test_sharded_training_writes_the_same_verified_files(tmp_path: Path) -> None:
+    """Lightning's FSDP strategy refuses the facts that a checkpoint carries; ours hands both on."""
+    strategy = VerifiedFsdp(checkpoint_io=VerifiedIO())
+    path = next_path(tmp_path)
+
+    strategy.save_checkpoint(dict(CONTENT), path, storage_options={"step": 7})
+
+    found = newest(tmp_path, lambda text: None)
+    assert found is not None and found.path == path
+    assert found.facts["step"] == 7
+    assert torch.equal(read_verified(path)["weights"]["a"], CONTENT["weights"]["a"])
