@@ -92,7 +92,7 @@ def describe(err: BaseException, item: Item) -> tuple[dict[str, Any], bool]:
         return fault_mapping(err.fault), full
     if isinstance(err, SuiteError):
         return {**fault_mapping(Fault(where, str(err))), "message": str(err)}, full
-    if isinstance(err, MemoryError):
+    if isinstance(err, MemoryError) or type(err).__name__ == "OutOfMemoryError":  # torch's, of a GPU
         return fault_mapping(
             Fault(where, "out of memory", "more memory, or a smaller item", "fewer workers may help")
         ), full

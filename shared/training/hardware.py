@@ -46,6 +46,11 @@ def require(train: TrainConfig) -> None:
             "configuration:train.ema_decay: not with train.strategy=fsdp, whose weights lie in pieces; "
             "0 wanted; set train.ema_decay=0 or train.strategy=ddp"
         )
+    if train.strategy == "fsdp" and train.clip_norm:
+        raise UsageError(
+            "configuration:train.clip_norm: not with train.strategy=fsdp, whose gradients lie in pieces; "
+            "0 wanted; set train.clip_norm=0 or train.strategy=ddp"
+        )
 
 
 def world_size(train: TrainConfig) -> int:

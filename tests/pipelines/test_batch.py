@@ -14,8 +14,10 @@ import pytest
 from filelock import FileLock
 
 from pipelines.batch import Summary, exit_code, predict_batch
+from pipelines.batch_item import describe
 from pipelines.batch_output import LOCK, safe_name
 from shared.errors import DataInvalid, EnvironmentUnfit, ModelUnusable, ResourcesExhausted, UsageError
+from shared.pipeline import Item
 from tests.pipelines.toy_pipeline import FLAT, PIPELINE, TARGET, make_bundle
 
 
@@ -289,3 +291,12 @@ def test_ray_writes_the_same_files(
     assert capfd.readouterr().out == ""
     assert "RAY_AUTH_TOKEN" not in os.environ
     assert counts(predict_batch(TARGET, model, [texts], tmp_path / "ray")) == (6, 0, 3, 3)
+
+
+def test_a_gpu_out_of_memory_is_told_as_such_not_as_a_bug() -> None:
+    import torch
+
+    item = Item("a", (Path("a.nii"),), None)
+    fault, full = describe(torch.OutOfMemoryError("CUDA out of memory"), item)
+    assert "out of memory" in fault["message"] and "bug" not in fault["message"]
+    assert not full

@@ -135,6 +135,10 @@ def test_a_missing_gpu_is_told_before_data_is_read(tmp_path: Path, monkeypatch: 
         hardware.require(toy_config("train.accelerator=gpu", "train.devices=2").train)
     with pytest.raises(UsageError, match="ema_decay"):
         hardware.require(toy_config("train.accelerator=gpu", "train.strategy=fsdp").train)
+    sharded = ("train.accelerator=gpu", "train.strategy=fsdp", "train.ema_decay=0")
+    with pytest.raises(UsageError, match="clip_norm"):
+        hardware.require(toy_config(*sharded).train)
+    hardware.require(toy_config(*sharded, "train.clip_norm=0").train)
 
 
 def test_strategy_follows_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
