@@ -106,7 +106,8 @@ def test_causal_forms_never_look_ahead(card: Card, ndim: int, causal: bool) -> N
     out = module(x)
     for at in (0, 5, 11):
         (gradient,) = torch.autograd.grad(out[0, at].sum(), x, retain_graph=True)
-        assert gradient[0, at + 1 :].abs().max() == 0
+        # An FFT spreads rounding errors; anything larger is a look ahead.
+        assert gradient[0, at + 1 :].abs().max() <= 1e-6 * gradient.abs().max()
 
 
 @pytest.mark.parametrize(
