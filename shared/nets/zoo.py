@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.errors import EnvironmentUnfit
 from shared.nets.registry import Card, Kind, cards
 
 KINDS: tuple[Kind, ...] = ("backbone", "mixer", "feedforward", "stem", "down", "position", "norm", "head")
@@ -98,10 +99,13 @@ def _costs(card: Card, use: NetworkUse | None, dims: Sequence[int]) -> dict[str,
     published = card.published
     where = use or NetworkUse(published["ndim"], published["in_chans"], tuple(published["img_size"]))
     classes = 0 if use else published["num_classes"]
-    with torch.device("meta"):
-        network = create_backbone(
-            card.name, ndim=where.ndim, in_chans=where.in_chans, num_classes=classes, img_size=where.size
-        )
+    try:
+        with torch.device("meta"):
+            network = create_backbone(
+                card.name, ndim=where.ndim, in_chans=where.in_chans, num_classes=classes, img_size=where.size
+            )
+    except EnvironmentUnfit:  # a wrapped library that is not installed: listed, not measured
+        return {}
     macs = count_macs(network, where.in_chans, where.size)
     return {"params": count_params(network), "macs": macs, "at": f"{where.in_chans}×{_times(where.size)}"}
 
