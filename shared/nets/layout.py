@@ -69,10 +69,21 @@ class Conv(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        x = channels_first(x)
-        if self.left is not None:
-            x = F.pad(x, [side for left in reversed(self.left) for side in (left, 0)])
-        return channels_last(self.conv(x))
+        if self.left is not None:  # while channels are last, so that they stay so
+            x = F.pad(x, [0, 0, *(side for left in reversed(self.left) for side in (left, 0))])
+        if isinstance(self.conv, nn.Conv1d) and self.conv.groups == x.shape[-1] > 1:
+            return self._depthwise_1d(x)
+        return channels_last(self.conv(channels_first(x)))
+
+    def _depthwise_1d(self, x: Tensor) -> Tensor:
+        """As one row of a map: torch has a kernel for channels-last maps there, for series it copies them to
+        channels-first and back (8192 × 768, three taps, one core: 105 ms, and 7 this way)."""
+        conv: Any = self.conv
+        y = F.conv2d(
+            channels_first(x)[:, :, None], conv.weight[:, :, None], conv.bias, (1, *conv.stride),
+            (0, *conv.padding), (1, *conv.dilation), conv.groups,
+        )  # fmt: skip
+        return channels_last(y[:, :, 0])
 
 
 def average_pool(
