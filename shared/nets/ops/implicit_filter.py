@@ -1,0 +1,112 @@
+"""Filters that are functions of the place: as long as the map, with parameters that do not grow with it.
+
+h(t) = MLP(pe(t)) · Π_axis exp(−|D_c t_axis|) (Poli et al. 2023, arXiv 2302.10866, section 3.3; N-D: Zimerman and Wolf
+2024, arXiv 2309.13600, section 4), the MLP with sines for activation, pe = (t, cos 2πft, −sin 2πft) by axis, the decay
+D_c rising over the channels from ln 100 / 1.5 to ln 100 / 0.3 (at t = 1 a filter is down to 5 % in the first channel,
+gone in the last).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FilterMlp(nn.Module):
+    """pe (…, inputs) → (…, out). No `nn.Linear`: a network's common start (small normal weights, no biases) would make
+    every filter zero."""
+
+    def __init__(self, inputs: int, width: int, layers: int, out: int, omega: float) -> None:
+        super().__init__()
+        sides = [inputs, *[width] * layers, out]
+        self.weights = nn.ParameterList(torch.empty(b, a) for a, b in pairwise(sides))
+        self.biases = nn.ParameterList(torch.empty(width) for _ in range(layers))
+        self.frequency = nn.Parameter(torch.full((width,), float(omega)))
+        for at, weight in enumerate(self.weights):
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound)
+            if at < layers:
+                nn.init.uniform_(self.biases[at], -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight, bias in zip(self.weights, self.biases):
+            x = torch.sin(self.frequency.to(x.dtype) * F.linear(x, weight.to(x.dtype), bias.to(x.dtype)))
+        return F.linear(x, self.weights[-1].to(x.dtype))
+
+
+class ImplicitFilter(nn.Module):
+    """`count` filters of C channels as functions of the place, sampled on any grid.
+
+    `form` "joint": one function of all axes; "product": one of each axis, multiplied. `normalise` "l1": a channel's
+    absolute taps sum to 1 (per filter), whatever the sampling; "l2": their squares; "none": as the function says.
+    """
+
+    def __init__(
+        self, dim: int, ndim: int, count: int, *, form: str, width: int, layers: int, omega: float, bands: int,
+        normalise: str, legacy: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if form not in ("joint", "product"):
+            raise ValueError(f"filter {form!r}; joint or product wanted")
+        if normalise not in ("none", "l1", "l2"):
+            raise ValueError(f"normalise {normalise!r}; none, l1 or l2 wanted")
+        self.dim, self.count, self.bands, self.normalise, self.legacy = dim, count, bands, normalise, legacy
+        axes = [ndim] if form == "joint" else [1] * ndim
+        inputs = 1 + 2 * bands
+        self.parts = nn.ModuleList(FilterMlp(n * inputs, width, layers, count * dim, omega) for n in axes)
+
+    def forward(
+        self, taps: Sequence[int], unit: Sequence[int], both: bool, dtype: torch.dtype
+    ) -> list[Tensor]:
+        """Taps from place 0 to `taps` − 1 (from −(taps − 1) where `both`), t = 1 at place `unit` − 1, by axis.
+        Joint: one (count, C, *K); product: one (count, C, K) an axis."""
+        device = next(self.parameters()).device
+        places = [torch.arange(1 - k if both else 0, k, device=device, dtype=dtype) for k in taps]
+        codes = [self._code(p, u) for p, u in zip(places, unit)]
+        decays = [self._decay(p, u) for p, u in zip(places, unit)]
+        if len(self.parts) == len(taps):
+            found = [part(code) * decay for part, code, decay in zip(self.parts, codes, decays)]
+        else:
+            sides = [len(p) for p in places]
+            grid = [
+                code.view(_along(a, len(sides), len(code))).expand(*sides, -1) for a, code in enumerate(codes)
+            ]
+            h = self.parts[0](torch.cat(grid, -1))
+            for a, decay in enumerate(decays):
+                h = h * decay.view(_along(a, len(sides), len(decay)))
+            found = [h]
+        return [self._scaled(h.movedim(-1, 0).unflatten(0, (self.count, self.dim)), unit) for h in found]
+
+    def _code(self, place: Tensor, unit: int) -> Tensor:
+        """(K, 1 + 2 bands). The public code's frequencies start at 10⁻⁴, its angles at 1 / unit."""
+        t = place / max(unit - 1, 1)
+        f = torch.arange(1, self.bands + 1, device=t.device, dtype=t.dtype)
+        angle = 2 * math.pi * t[:, None] * f
+        if self.legacy:
+            f = torch.linspace(1e-4, self.bands - 1, self.bands, device=t.device, dtype=t.dtype)
+            angle = 2 * math.pi * place[:, None] / unit * f
+        return torch.cat([t[:, None], angle.cos(), -angle.sin()], -1)
+
+    def _decay(self, place: Tensor, unit: int) -> Tensor:
+        """(K, count · C)."""
+        t = place.abs() / max(unit - 1, 1)
+        slow, fast = math.log(100) / 1.5, math.log(100) / 0.3
+        rate = torch.linspace(slow, fast, self.count * self.dim, device=t.device, dtype=t.dtype)
+        return torch.exp(-t[:, None] * rate)
+
+    def _scaled(self, h: Tensor, unit: Sequence[int]) -> Tensor:
+        if self.legacy:  # divided by the transform's size once too often, though not once an axis
+            return h / (2 * unit[0]) if len(self.parts) == 1 else h / (2 * unit[0]) ** (1 / len(unit))
+        if self.normalise == "none":
+            return h
+        norm = torch.linalg.vector_norm(h.flatten(2), ord=int(self.normalise[1]), dim=-1)
+        return h / norm.clamp(min=1e-12).view(*norm.shape, *[1] * (h.ndim - 2))
+
+
+def _along(axis: int, n: int, length: int) -> list[int]:
+    return [*(length if a == axis else 1 for a in range(n)), -1]
