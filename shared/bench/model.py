@@ -89,10 +89,21 @@ def bench_mixers(ndim: int = 1) -> list[Card]:
 
 
 def plan(task: Task, name: str) -> Plan:
-    """The fairness rule for one mixer. Raises `UsageError` when it cannot be built for the task."""
-    part = specification(name)
-    target, found = _params(task, specification(REFERENCE), RATIO), _params(task, part, RATIO)
-    ratio = RATIO
+    """The fairness rule for one mixer. Raises `UsageError` when it cannot be built for the task.
+
+    Where even a network without feed-forward part is too large, a mixer that widens its channels inside does not
+    (``expand: 1``).
+    """
+    target = _params(task, specification(REFERENCE), RATIO)
+    found = _fitted(task, specification(name), target)
+    if not found.fair and accepts("mixer", name, "expand"):
+        slim = _fitted(task, {**specification(name), "expand": 1}, target)
+        return slim if slim.fair else found
+    return found
+
+
+def _fitted(task: Task, part: dict[str, Any], target: int) -> Plan:
+    ratio, found = RATIO, _params(task, part, RATIO)
     if not _near(found, target):
         unit = DEPTH * (2 * DIM + 1)  # parameters of one hidden channel more
         hidden = round(RATIO * DIM) + round((target - found) / unit)
