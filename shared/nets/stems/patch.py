@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar
 
@@ -68,7 +68,7 @@ class ConvStem(Stem):
         widths: Sequence[float] | None = None,
         norm: str = "none",
         activation: str | None = None,
-        last_norm: str = "none",
+        last_norm: str | Mapping[str, Any] = "none",
         bias: bool | None = None,
     ) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class ConvStem(Stem):
             Conv(a, b, k, ndim, stride=s, padding=p, bias=bias)
             for a, b, k, s, p in zip(sizes, sizes[1:], self.kernels, self.strides, self.padding)
         )
-        names = [norm] * (len(kernels) - 1) + [last_norm]
+        names = [*[norm] * (len(kernels) - 1), last_norm]
         self.norms = nn.ModuleList(make("norm", name, width) for name, width in zip(names, sizes[1:]))
         self.activation = ACTIVATIONS[activation] if activation else None
 
@@ -120,8 +120,8 @@ class ConvDown(Down):
         *,
         kernel: int = 3,
         stride: int = 2,
-        norm_before: str = "none",
-        norm_after: str = "none",
+        norm_before: str | Mapping[str, Any] = "none",
+        norm_after: str | Mapping[str, Any] = "none",
         bias: bool = True,
     ) -> None:
         super().__init__()
