@@ -252,7 +252,7 @@ def test_scan_work_is_counted_by_formula() -> None:
 # ---------------------------------------------------------------- what selection is for
 
 
-def copied(selective: bool, *, length: int = 24, items: int = 3, steps: int = 300, batch: int = 64) -> float:
+def copied(selective: bool, *, length: int = 24, items: int = 3, steps: int = 400, batch: int = 64) -> float:
     """Share of letters said right on 500 new samples, after training on `steps` batches."""
     torch.manual_seed(0)
     norm = {"name": "rmsnorm", "eps": 1e-5}
