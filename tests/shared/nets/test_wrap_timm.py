@@ -25,7 +25,7 @@ LEVELS = {
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_one_and_four_channels(name: str) -> None:
-    """The counts of all names with three channels are asserted by the contract tests: here what other channels change."""
+    """Counts with three channels are asserted by the contract tests: here what other channels change."""
     side, params = next((row[2], row[3]) for row in FAMILIES if row[0] == name)
     sizes = []
     with torch.device("meta"):
