@@ -38,7 +38,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         if self.down is not None:
-            x = self.down(x if mask is None else x * mask[..., None])
+            # In memory as in shape, for norms and linear maps would reorder it each time they read it.
+            x = self.down(x if mask is None else x * mask[..., None]).contiguous()
             mask = shrink_mask(mask, x.shape[1:-1])
         for block in self.blocks:
             x = block(x, mask)
@@ -98,7 +99,7 @@ class Backbone(nn.Module):
             )
         self._accept(mask)
         x = x if mask is None else x * mask[:, None]
-        x = self.dropout(self.position(self.stem(x)))
+        x = self.dropout(self.position(self.stem(x))).contiguous()
         mask = shrink_mask(mask, x.shape[1:-1])
         maps = []
         for stage in self.stages:
