@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from shared.errors import UsageError
 from shared.nets.layout import Size, per_axis
 from shared.nets.mixers.base import TokenMixer, heads_of
-from shared.nets.ops.neighbours import Plan, attend_tiles, plan_of
+from shared.nets.ops.neighbours import Limits, Plan, attend_tiles, plan_of
 from shared.nets.registry import register
 
 KERNELS = {1: 7, 2: 7, 3: 5}
 TILES = {1: 32, 2: 8, 3: 4}
 """Queries a tile and axis: few more keys than a window has, and products large enough to be fast."""
-SCORES = 2**22
-"""Scores of tiles attended to at a time."""
+LIMITS = Limits(scores=2**22, kept=2**26)
 
 
 @register(
@@ -46,7 +45,8 @@ class NeighbourhoodAttention(TokenMixer):
     δ k > s is refused. Causal form: the token itself and the k − 1 before it in steps of δ, fewer at the start; `max`
     then belongs to the size the network is built for. Masked: invalid tokens are no keys.
 
-    `tile`: queries taken together along an axis (see `ops.neighbours`); 1 gathers the keys of every token by itself.
+    `tile`: queries taken together along an axis, up to twice as many where that is the whole axis (see
+    `ops.neighbours`); 1 gathers the keys of every token by itself.
     """
 
     causal_forms: ClassVar[frozenset[bool]] = frozenset({False, True})
@@ -130,7 +130,10 @@ class NeighbourhoodAttention(TokenMixer):
             ) from err
         # Nothing is computed on the meta device, only counted: there, what the paper counts, the keys of each token.
         side = 1 if x.is_meta else tile or self.tile
-        return plan_of(size, kernel, dilation, (side,) * self.ndim, self.kernel, self.causal, x.device)
+        classes = [-(-s // d) for s, d in zip(size, dilation)]
+        # Two halves of an axis would share most of their keys: it is one tile then.
+        sides = tuple(m if side > 1 and m <= 2 * side else side for m in classes)
+        return plan_of(size, kernel, dilation, sides, self.kernel, self.causal, x.device)
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each (B, L, H, d)."""
@@ -140,7 +143,7 @@ class NeighbourhoodAttention(TokenMixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         valid = None if mask is None else mask.flatten(1)
         drop = self.dropout if self.training else 0.0
-        mixed = attend_tiles(*self._qkv(x), self._plan(x), self.bias, valid, scores=SCORES, dropout=drop)
+        mixed = attend_tiles(*self._qkv(x), self._plan(x), self.bias, valid, limits=LIMITS, dropout=drop)
         return self.proj(mixed.flatten(2)).view(x.shape)  # type: ignore[no-any-return]
 
     def matrix(self, x: Tensor) -> Tensor:
@@ -152,7 +155,7 @@ class NeighbourhoodAttention(TokenMixer):
         )
         added = added.expand(self.heads, *offsets.shape).masked_fill(offsets < 0, float("-inf"))
         dense = added.new_full((self.heads, len(keys), len(keys)), float("-inf"))
-        dense = dense.scatter(2, keys.expand(self.heads, -1, -1), added)
+        dense = dense.scatter(2, keys.long().expand(self.heads, -1, -1), added)
         scores = torch.einsum("bihd,bjhd->bhij", q, k) * q.shape[-1] ** -0.5
         return (scores + dense).softmax(-1)
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from shared.nets.layout import Size
 
@@ -136,7 +137,12 @@ def plan_of(
         _home(axes),
     )
     with torch.inference_mode(False):  # kept beyond this call: they must serve training as well
-        return Plan(*(torch.from_numpy(np.ascontiguousarray(t)).to(device) for t in tables))
+        return Plan(*(torch.from_numpy(_small(t)).to(device) for t in tables))
+
+
+def _small(table: NDArray[Any]) -> NDArray[Any]:
+    """Places in 32 bits: a volume's tables have 8 of them a token."""
+    return np.ascontiguousarray(table if table.dtype == bool else table.astype(np.int32))
 
 
 def _outer(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -165,6 +171,14 @@ def _home(axes: Sequence[Axis]) -> Ints:
     return tile * math.prod(axis.queries.shape[1] for axis in axes) + slot
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Scores held at a time, and those of a whole map that are kept for the backward pass rather than made again."""
+
+    scores: int
+    kept: int
+
+
 def attend_tiles(
     q: Tensor,
     k: Tensor,
@@ -173,35 +187,52 @@ def attend_tiles(
     table: Tensor | None,
     valid: Tensor | None,
     *,
-    scores: int,
+    limits: Limits,
     dropout: float = 0.0,
 ) -> Tensor:
-    """q, k, v (B, L, H, d), table (H, offsets), valid (B, L) → (B, L, H, d). About `scores` of them are held at a time.
+    """q, k, v (B, L, H, d), table (H, offsets), valid (B, L) → (B, L, H, d).
 
     Tiles are the batch of the attention kernel, images and heads its heads, so that what every image shares is not
-    repeated.
+    repeated. Beyond `limits` tiles go in parts.
     """
     images, length, heads, width = q.shape
     tiles, t = plan.queries.shape
-    flat = [x.transpose(0, 1).reshape(length, -1) for x in (q, k, v)]
-    looks = _looks(plan, table, q)  # (K, H or 1, t, w)
-    step = max(1, scores // (images * heads * t * plan.keys.shape[1]))
-    parts = []
+    each = images * heads * t * plan.keys.shape[1]
+    step = max(1, limits.scores // each)
+    again = torch.is_grad_enabled() and tiles > step and tiles * each > limits.kept
+    q, k, v = (x.transpose(0, 1).reshape(length, images * heads, width) for x in (q, k, v))
+    looks = _looks(plan, table, q)
+    parts: list[Tensor] = []
     for at in range(0, tiles, step):
-        rows, cols = plan.queries[at : at + step], plan.keys[at : at + step]
-        tq, tk, tv = (
-            x.index_select(0, i.flatten()).view(len(i), -1, images * heads, width).transpose(1, 2)
-            for x, i in zip(flat, (rows, cols, cols))
-        )
-        bias = looks.index_select(0, plan.kind[at : at + step])  # (tiles, H or 1, t, w)
-        if valid is not None:
-            bias = _without(bias, valid, plan, at, step, heads)
-        elif images > 1 and bias.shape[1] > 1:
-            bias = bias.repeat(1, images, 1, 1)
-        seen = F.scaled_dot_product_attention(tq, tk, tv, attn_mask=bias, dropout_p=dropout)
-        parts.append(seen.transpose(1, 2).reshape(-1, images * heads * width))
+        given = (slice(at, at + step), plan, q, k, v, looks, valid, dropout)
+        parts.append(checkpoint(_part, *given, use_reentrant=False) if again else _part(*given))
     mixed = parts[0] if len(parts) == 1 else torch.cat(parts)
     return mixed.index_select(0, plan.home).view(length, images, heads, width).transpose(0, 1)
+
+
+def _part(
+    part: slice,
+    plan: Plan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    looks: Tensor,
+    valid: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Some of the tiles; q, k, v (L, B · H, d) → (tiles · t, B · H, d)."""
+    rows, cols = plan.queries[part], plan.keys[part]
+    tq, tk, tv = (
+        x.index_select(0, i.flatten()).unflatten(0, i.shape).transpose(1, 2)
+        for x, i in zip((q, k, v), (rows, cols, cols))
+    )
+    bias = looks.index_select(0, plan.kind[part])  # (tiles, H or 1, t, w)
+    if valid is not None:
+        bias = _without(bias, valid, plan, part, q.shape[1] // len(valid))
+    elif bias.shape[1] > 1:
+        bias = bias.repeat(1, q.shape[1] // bias.shape[1], 1, 1)
+    seen = F.scaled_dot_product_attention(tq, tk, tv, attn_mask=bias, dropout_p=dropout)
+    return seen.transpose(1, 2).flatten(0, 1)
 
 
 def _looks(plan: Plan, table: Tensor | None, like: Tensor) -> Tensor:
@@ -216,9 +247,9 @@ def _looks(plan: Plan, table: Tensor | None, like: Tensor) -> Tensor:
     return bias.to(like.dtype).masked_fill(unseen, float("-inf"))
 
 
-def _without(bias: Tensor, valid: Tensor, plan: Plan, at: int, step: int, heads: int) -> Tensor:
+def _without(bias: Tensor, valid: Tensor, plan: Plan, part: slice, heads: int) -> Tensor:
     """−∞ for invalid keys as well, but for a token itself, so that no row is empty; (tiles, B · H, t, w)."""
-    there = valid[:, plan.keys[at : at + step]].transpose(0, 1)[:, :, None, None]  # (tiles, B, 1, 1, w)
-    own = plan.own.index_select(0, plan.kind[at : at + step])[:, None, None]  # (tiles, 1, 1, t, w)
+    there = valid[:, plan.keys[part]].transpose(0, 1)[:, :, None, None]  # (tiles, B, 1, 1, w)
+    own = plan.own.index_select(0, plan.kind[part])[:, None, None]  # (tiles, 1, 1, t, w)
     dropped = bias[:, None].masked_fill(~(there | own), float("-inf"))  # (tiles, B, H or 1, t, w)
     return dropped.expand(-1, -1, heads, -1, -1).flatten(1, 2)

@@ -20,7 +20,7 @@ from shared.nets.measure import count_macs, count_params
 from shared.nets.mixers import na
 from shared.nets.mixers.attention import Attention
 from shared.nets.mixers.na import NeighbourhoodAttention
-from shared.nets.ops.neighbours import plan_of
+from shared.nets.ops.neighbours import Limits, plan_of
 from shared.nets.registry import make
 
 GOLDEN = Path(__file__).parent / "golden" / "dinat.json"
@@ -82,7 +82,7 @@ def masked_attention(mixer: NeighbourhoodAttention, x: Tensor, mask: Tensor) -> 
     return mixer.proj(seen.transpose(1, 2).flatten(2)).view(x.shape)
 
 
-@pytest.mark.parametrize("tile", [1, 3, None])
+@pytest.mark.parametrize("tile", [1, 2, 3, None])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("size", "kernel", "dilation"), CASES)
 def test_it_is_full_attention_under_a_mask(
@@ -104,7 +104,7 @@ def test_invalid_tokens_are_no_keys(bias: bool, monkeypatch: pytest.MonkeyPatch)
     )
     expected = masked_attention(mixer, x, mask)
     torch.testing.assert_close(mixer(x, valid), expected, rtol=0, atol=1e-12)
-    monkeypatch.setattr(na, "SCORES", 1)  # one tile at a time
+    monkeypatch.setattr(na, "LIMITS", Limits(scores=1, kept=0))  # one tile at a time
     torch.testing.assert_close(mixer(x, valid), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(mixer(x, valid | True), mixer(x), rtol=0, atol=1e-12)
 
@@ -178,6 +178,15 @@ def test_tables_serve_training_after_prediction_and_are_no_weights() -> None:
     assert set(mixer.state_dict()) == {"qkv.weight", "qkv.bias", "proj.weight", "proj.bias", "bias"}
 
 
+def test_parts_made_again_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer, x = built(2, kernel=3, dropout=0.0, tile=2).train(), drawn((9, 8)).requires_grad_()
+    inputs = [x, *mixer.parameters()]
+    expected = torch.autograd.grad(mixer(x).square().sum(), inputs)
+    monkeypatch.setattr(na, "LIMITS", Limits(scores=2000, kept=0))
+    found = torch.autograd.grad(mixer(x).square().sum(), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_no_score_matrix_is_made() -> None:
     """A map of 20,000 tokens, whose scores would be 400 million a head."""
     largest = 0
@@ -193,7 +202,7 @@ def test_no_score_matrix_is_made() -> None:
     mixer, x = built(2, kernel=3).float(), torch.zeros(1, 200, 100, 8)
     with torch.no_grad(), Watch():
         mixer(x)
-    assert largest < 2 * na.SCORES
+    assert largest < 2 * na.LIMITS.scores
 
 
 # ---------------------------------------------------------------- the networks
