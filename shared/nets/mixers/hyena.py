@@ -70,10 +70,10 @@ class Hyena(TokenMixer):
         ndim: int,
         *,
         order: int = 2,
-        filter: str = "joint",
+        filter: str = "product",
         direction: Direction | None = None,
         length: int | Sequence[int] | None = None,
-        normalise: str = "l1",
+        normalise: str = "mass",
         bands: int = 1,
         short_conv_kernel_size: int = 3,
         kernel_mlp_hidden_dim: int = 64,
@@ -116,7 +116,7 @@ class Hyena(TokenMixer):
         for o, conv in enumerate(self._convolutions(x)):
             v = self.drop(v * gates[-1 - o][:, None])
             v = v if valid is None else v * valid
-            v = conv(v) + self.bias[o].view(-1, *[1] * self.ndim) * v
+            v = torch.addcmul(conv(v), self.bias[o].view(-1, *[1] * self.ndim).to(v.dtype), v)
         return self._project(v * gates[0][:, None])
 
     def _streams(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
@@ -226,12 +226,13 @@ class Hyena(TokenMixer):
     def matrix(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[1:-1])
         *gates, _ = (s.flatten(2)[:, None, :, :, None] for s in self._streams(x, None))
-        mixed = torch.eye(gates[0].shape[3], dtype=x.dtype, device=x.device)
+        length = math.prod(size)
+        mixed = torch.eye(length, dtype=x.dtype, device=x.device)
         for o, one in enumerate(self.taps(size, working_dtype(x))):
             whole = toeplitz(
                 reduce(_outer, [h for h, _ in one]), size, [at for _, origin in one for at in origin]
             )
-            whole = whole + torch.diag_embed(self.bias[o][:, None].expand(-1, len(mixed)))
+            whole = whole + torch.diag_embed(self.bias[o][:, None].expand(-1, length))
             mixed = whole.to(x.dtype) @ (gates[-1 - o] * mixed)
         return (gates[0] * mixed).flatten(1, 2)
 

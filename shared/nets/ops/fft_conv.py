@@ -75,7 +75,7 @@ def plan(size: Sequence[int], taps: Sequence[int], origin: int | Sequence[int]) 
     if len(taps) != len(size) or not all(0 <= o < k for o, k in zip(at, taps)):
         raise ValueError(f"origin {list(at)} in a filter of {list(taps)} taps for {len(size)} axes")
     # A full convolution has S + K − 1 values; kept are S from `origin` on. Wrapped ones may fall anywhere else.
-    least = [max(s + k - 1 - o, o + s) for s, k, o in zip(size, taps, at)]
+    least = [max(s + k - 1 - o, o + s, k) for s, k, o in zip(size, taps, at)]
     return Plan(tuple(size), tuple(taps), at, tuple(fast_size(n) for n in least))
 
 
@@ -210,10 +210,9 @@ def _over_channels(x: Tensor, made: Plan, spectra: Any) -> Tensor:
         v, h = _transform(x[:, :, at], made.padded), spectra(at)
         v = v.mul_(h) if v.shape[1] == h.shape[0] else v * h
         y = _inverse(v, made.padded, made.origin, made.size)
-        if len(parts) == 1:
-            return y
-        if out is None:
-            out = y.new_empty(*y.shape[:2], x.shape[2], *made.size)
+        if out is None:  # with x's strides, which the caller's gates have
+            same = y.shape[1] == x.shape[1]
+            out = torch.empty_like(x) if same else y.new_empty(*y.shape[:2], x.shape[2], *made.size)
         out[:, :, at] = y
     if out is None:
         raise ValueError("a map without channels")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -34,16 +35,21 @@ class FilterMlp(nn.Module):
                 nn.init.uniform_(self.biases[at], -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        for weight, bias in zip(self.weights, self.biases):
-            x = torch.sin(self.frequency.to(x.dtype) * F.linear(x, weight.to(x.dtype), bias.to(x.dtype)))
+        frequency = self.frequency.to(x.dtype)[:, None]
+        for weight, bias in zip(
+            self.weights, self.biases
+        ):  # sin(frequency · (W x + b)), multiplied where it is small
+            angle = F.linear(x, frequency * weight.to(x.dtype), frequency[:, 0] * bias.to(x.dtype))
+            x = angle.sin() if torch.is_grad_enabled() else angle.sin_()
         return F.linear(x, self.weights[-1].to(x.dtype))
 
 
 class ImplicitFilter(nn.Module):
     """`count` filters of C channels as functions of the place, sampled on any grid.
 
-    `form` "joint": one function of all axes; "product": one of each axis, multiplied. `normalise` "l1": a channel's
-    absolute taps sum to 1 (per filter), whatever the sampling; "l2": their squares; "none": as the function says.
+    `form` "joint": one function of all axes; "product": one of each axis, multiplied. `normalise`: the decaying window
+    is divided by its sum ("mass": a smooth map comes out at the same height whatever the sampling), by the root of its
+    squares' sum ("energy": noise does), or is left at 1 in place 0 ("none", as published).
     """
 
     def __init__(
@@ -53,8 +59,8 @@ class ImplicitFilter(nn.Module):
         super().__init__()
         if form not in ("joint", "product"):
             raise ValueError(f"filter {form!r}; joint or product wanted")
-        if normalise not in ("none", "l1", "l2"):
-            raise ValueError(f"normalise {normalise!r}; none, l1 or l2 wanted")
+        if normalise not in ("mass", "energy", "none"):
+            raise ValueError(f"normalise {normalise!r}; mass, energy or none wanted")
         self.dim, self.count, self.bands, self.normalise, self.legacy = dim, count, bands, normalise, legacy
         axes = [ndim] if form == "joint" else [1] * ndim
         inputs = 1 + 2 * bands
@@ -68,7 +74,7 @@ class ImplicitFilter(nn.Module):
         device = next(self.parameters()).device
         places = [torch.arange(1 - k if both else 0, k, device=device, dtype=dtype) for k in taps]
         codes = [self._code(p, u) for p, u in zip(places, unit)]
-        decays = [self._decay(p, u) for p, u in zip(places, unit)]
+        decays = [self._decay(p, u, len(taps)) for p, u in zip(places, unit)]
         if len(self.parts) == len(taps):
             found = [part(code) * decay for part, code, decay in zip(self.parts, codes, decays)]
         else:
@@ -76,11 +82,9 @@ class ImplicitFilter(nn.Module):
             grid = [
                 code.view(_along(a, len(sides), len(code))).expand(*sides, -1) for a, code in enumerate(codes)
             ]
-            h = self.parts[0](torch.cat(grid, -1))
-            for a, decay in enumerate(decays):
-                h = h * decay.view(_along(a, len(sides), len(decay)))
-            found = [h]
-        return [self._scaled(h.movedim(-1, 0).unflatten(0, (self.count, self.dim)), unit) for h in found]
+            window = [decay.view(_along(a, len(sides), len(decay))) for a, decay in enumerate(decays)]
+            found = [self.parts[0](torch.cat(grid, -1)) * reduce(torch.mul, window)]
+        return [h.movedim(-1, 0).unflatten(0, (self.count, self.dim)) for h in found]
 
     def _code(self, place: Tensor, unit: int) -> Tensor:
         """(K, 1 + 2 bands). The public code's frequencies start at 10⁻⁴, its angles at 1 / unit."""
@@ -92,20 +96,18 @@ class ImplicitFilter(nn.Module):
             angle = 2 * math.pi * place[:, None] / unit * f
         return torch.cat([t[:, None], angle.cos(), -angle.sin()], -1)
 
-    def _decay(self, place: Tensor, unit: int) -> Tensor:
-        """(K, count · C)."""
+    def _decay(self, place: Tensor, unit: int, ndim: int) -> Tensor:
+        """(K, count · C), one of the window's `ndim` factors. The public code divides the whole filter by 2 unit: once
+        by the transform's size too often, though not once an axis."""
         t = place.abs() / max(unit - 1, 1)
         slow, fast = math.log(100) / 1.5, math.log(100) / 0.3
         rate = torch.linspace(slow, fast, self.count * self.dim, device=t.device, dtype=t.dtype)
-        return torch.exp(-t[:, None] * rate)
-
-    def _scaled(self, h: Tensor, unit: Sequence[int]) -> Tensor:
-        if self.legacy:  # divided by the transform's size once too often, though not once an axis
-            return h / (2 * unit[0]) if len(self.parts) == 1 else h / (2 * unit[0]) ** (1 / len(unit))
-        if self.normalise == "none":
-            return h
-        norm = torch.linalg.vector_norm(h.flatten(2), ord=int(self.normalise[1]), dim=-1)
-        return h / norm.clamp(min=1e-12).view(*norm.shape, *[1] * (h.ndim - 2))
+        window = torch.exp(-t[:, None] * rate)
+        if self.legacy:
+            return window / (2 * unit) ** (1 / ndim)
+        if self.normalise == "mass":
+            return window / window.sum(0)
+        return window / window.square().sum(0).sqrt() if self.normalise == "energy" else window
 
 
 def _along(axis: int, n: int, length: int) -> list[int]:
