@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,8 +25,6 @@ from shared.nets.registry import register
 
 SCORES = 2**24
 """Biased scores held at a time; queries go in parts beyond it."""
-KEPT = 2**21
-"""Values of the largest bias that is kept for the next call."""
 
 
 @register(
@@ -149,15 +146,19 @@ class Manhattan(TokenMixer):
     ) -> Tensor:
         """Of the queries first…last: (1 or N, H, queries, L); −∞ for invalid keys other than the token itself, so that
         no row is empty."""
-        small = self.heads * (last - first) * math.prod(size) <= KEPT
-        make_bias = kept_bias if small else decay_bias
-        bias = make_bias(size, first, last, tuple(self.decay), like.dtype, like.device)
+        bias = decay_bias(size, first, last, self.decay, like)
         if valid is None:
             return bias
         own = torch.arange(first, last, device=like.device)[:, None] == torch.arange(
             valid.shape[1], device=like.device
         )
         return bias.masked_fill(~(valid[:, None, None] | own), float("-inf"))
+
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.q, self.k, self.v)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.proj,)
 
     def matrix(self, x: Tensor) -> Tensor:
         """The passes of the split mode multiplied into one matrix: what they make of the unit vectors."""
@@ -180,31 +181,18 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
 
 
-@lru_cache(maxsize=32)
 def rotation(
-    size: tuple[int, ...], width: int, dtype: torch.dtype, device: torch.device
+    size: Sequence[int], width: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """cos and sin of (flat position · 10000^(−t)), each (*S, 1, d/2)."""
-    with torch.inference_mode(False):  # kept beyond this call: they must serve training as well
-        rates = 1.0 / 10_000 ** torch.linspace(0, 1, width // 2, dtype=dtype, device=device)
-        angles = torch.arange(math.prod(size), dtype=dtype, device=device)[:, None] * rates
-        return angles.cos().view(*size, 1, -1), angles.sin().view(*size, 1, -1)
+    rates = 1.0 / 10_000 ** torch.linspace(0, 1, width // 2, dtype=dtype, device=device)
+    angles = torch.arange(math.prod(size), dtype=dtype, device=device)[:, None] * rates
+    return angles.cos().view(*size, 1, -1), angles.sin().view(*size, 1, -1)
 
 
-def decay_bias(
-    size: tuple[int, ...],
-    first: int,
-    last: int,
-    decay: tuple[float, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """g_h |i − j|₁ of the queries i = first…last to all tokens j: (1, H, queries, L)."""
-    with torch.inference_mode(False):
-        at = positions(size, device)
-        distance = (at[first:last, None] - at[None]).abs().sum(-1)
-        rates = torch.tensor(decay, dtype=torch.float64).to(device=device, dtype=dtype)
-        return rates[None, :, None, None] * distance.to(dtype)
-
-
-kept_bias = lru_cache(maxsize=32)(decay_bias)
+def decay_bias(size: Sequence[int], first: int, last: int, decay: Sequence[float], like: Tensor) -> Tensor:
+    """g_h |i − j|₁ of the queries i = first…last to all tokens j: (1, H, queries, L), type and device of `like`."""
+    at = positions(size, like.device)
+    distance = (at[first:last, None] - at[None]).abs().sum(-1)
+    rates = torch.tensor(decay, dtype=torch.float64).to(like)
+    return rates[None, :, None, None] * distance.to(like.dtype)

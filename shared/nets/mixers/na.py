@@ -28,7 +28,7 @@ from shared.nets.registry import register
 KERNELS = {1: 7, 2: 7, 3: 5}
 TILES = {1: 32, 2: 8, 3: 4}
 """Queries a tile and axis: few more keys than a window has, and products large enough to be fast."""
-LIMITS = Limits(scores=2**22, kept=2**26)
+LIMITS = Limits(scores=2**22, kept=2**24)
 
 
 @register(
@@ -133,7 +133,7 @@ class NeighbourhoodAttention(TokenMixer):
         classes = [-(-s // d) for s, d in zip(size, dilation)]
         # Two halves of an axis would share most of their keys: it is one tile then.
         sides = tuple(m if side > 1 and m <= 2 * side else side for m in classes)
-        return plan_of(size, kernel, dilation, sides, self.kernel, self.causal, x.device)
+        return plan_of(size, kernel, dilation, sides, self.kernel, self.causal).on(x.device)
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each (B, L, H, d)."""

@@ -88,20 +88,25 @@ def _first(place: Ints, length: int, kernel: int, causal: bool) -> Ints:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Tables of a whole map of L tokens: N tiles of t queries and w keys (of all axes together). Tiles that look alike,
-    as all inside the map do, are of one kind out of K."""
+    as all inside the map do, are of one kind out of K. Integers of 32 bits: a volume has 8 keys a token."""
 
-    queries: Tensor
+    queries: Any
     """(N, t) flat places."""
-    keys: Tensor
+    keys: Any
     """(N, w)."""
-    kind: Tensor
+    kind: Any
     """(N,)."""
-    offsets: Tensor
+    offsets: Any
     """(K, t, w): index into the table of relative biases, or −1 where the query does not see the key."""
-    own: Tensor
-    """(K, t, w): the key is the query itself."""
-    home: Tensor
+    own: Any
+    """(K, t, w) bool: the key is the query itself."""
+    home: Any
     """(L,): where each token is among the N · t queries."""
+
+    def on(self, device: torch.device) -> Plan:
+        """As tensors."""
+        tables = (self.queries, self.keys, self.kind, self.offsets, self.own, self.home)
+        return Plan(*(torch.from_numpy(table).to(device) for table in tables))
 
 
 @lru_cache(maxsize=32)
@@ -112,10 +117,9 @@ def plan_of(
     tile: Size,
     table: Size,
     causal: bool,
-    device: torch.device,
 ) -> Plan:
     """`table`: the kernel for whose offsets the bias was made (a small map uses the middle of it). Kept for the next
-    map of this size; belongs to no checkpoint."""
+    map of this size, as arrays: a tensor made while tracing or predicting would not serve the next caller."""
     axes = [axis_tables(*one, causal) for one in zip(size, kernel, dilation, tile)]
     kinds = [np.unique(axis.offsets, axis=0, return_inverse=True) for axis in axes]
     bias: NDArray[Any] = np.zeros((1, 1, 1), np.int64)
@@ -136,12 +140,10 @@ def plan_of(
         own,
         _home(axes),
     )
-    with torch.inference_mode(False):  # kept beyond this call: they must serve training as well
-        return Plan(*(torch.from_numpy(_small(t)).to(device) for t in tables))
+    return Plan(*(_small(table) for table in tables))
 
 
 def _small(table: NDArray[Any]) -> NDArray[Any]:
-    """Places in 32 bits: a volume's tables have 8 of them a token."""
     return np.ascontiguousarray(table if table.dtype == bool else table.astype(np.int32))
 
 
@@ -190,7 +192,7 @@ def attend_tiles(
     limits: Limits,
     dropout: float = 0.0,
 ) -> Tensor:
-    """q, k, v (B, L, H, d), table (H, offsets), valid (B, L) → (B, L, H, d).
+    """q, k, v (B, L, H, d), plan as tensors, table (H, offsets), valid (B, L) → (B, L, H, d).
 
     Tiles are the batch of the attention kernel, images and heads its heads, so that what every image shares is not
     repeated. Beyond `limits` tiles go in parts.

@@ -24,7 +24,6 @@ from shared.nets.ops.neighbours import Limits, plan_of
 from shared.nets.registry import make
 
 GOLDEN = Path(__file__).parent / "golden" / "dinat.json"
-CPU = torch.device("cpu")
 CASES = [  # size, kernel, dilation
     ((17,), (5,), (1,)),
     ((17,), (3,), (4,)),
@@ -121,7 +120,7 @@ def test_a_window_as_large_as_the_map_or_larger_is_full_attention(size: tuple[in
 @pytest.mark.parametrize("tile", [1, 3])
 @pytest.mark.parametrize(("size", "kernel", "dilation"), CASES)
 def test_every_token_has_as_many_keys(size: Any, kernel: Any, dilation: Any, tile: int) -> None:
-    plan = plan_of(size, kernel, dilation, (tile,) * len(size), kernel, False, CPU)
+    plan = plan_of(size, kernel, dilation, (tile,) * len(size), kernel, False).on(torch.device("cpu"))
     seen = (plan.offsets >= 0).sum(-1)[plan.kind].flatten()[plan.home]
     assert len(seen) == torch.tensor(size).prod()
     assert set(seen.tolist()) == {int(torch.tensor(kernel).prod())}
@@ -168,9 +167,11 @@ def test_the_causal_state_holds_what_a_window_needs() -> None:
     torch.testing.assert_close(mixer.matrix(x)[0, 0, 20].nonzero().flatten(), torch.tensor([12, 16, 20]))
 
 
-def test_tables_serve_training_after_prediction_and_are_no_weights() -> None:
+def test_tables_serve_training_after_tracing_and_prediction_and_are_no_weights() -> None:
     plan_of.cache_clear()
     mixer, x = built(2, kernel=3), drawn((6, 5))
+    exported = torch.export.export(mixer, (x,)).module()
+    torch.testing.assert_close(exported(x), mixer(x), rtol=0, atol=1e-12)
     with torch.inference_mode():
         mixer(x)
     mixer(x).sum().backward()
