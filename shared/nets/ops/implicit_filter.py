@@ -28,11 +28,13 @@ class FilterMlp(nn.Module):
         self.weights = nn.ParameterList(torch.empty(b, a) for a, b in pairwise(sides))
         self.biases = nn.ParameterList(torch.empty(width) for _ in range(layers))
         self.frequency = nn.Parameter(torch.full((width,), float(omega)))
+        # Sitzmann et al. 2020 (arXiv 2006.09661, section 3.2): angles, and what comes out, of variance 1 at every
+        # depth. With linear layers' common start filters would begin at a tenth of that, products at its n-th power.
         for at, weight in enumerate(self.weights):
-            bound = weight.shape[1] ** -0.5
+            bound = (6 / weight.shape[1]) ** 0.5 / (omega if 0 < at < layers else 1)
             nn.init.uniform_(weight, -bound, bound)
-            if at < layers:
-                nn.init.uniform_(self.biases[at], -bound, bound)
+        for bias in self.biases:
+            nn.init.uniform_(bias, -(width**-0.5), width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         frequency = self.frequency.to(x.dtype)[:, None]
@@ -48,8 +50,9 @@ class ImplicitFilter(nn.Module):
     """`count` filters of C channels as functions of the place, sampled on any grid.
 
     `form` "joint": one function of all axes; "product": one of each axis, multiplied. `normalise`: the decaying window
-    is divided by its sum ("mass": a smooth map comes out at the same height whatever the sampling), by the root of its
-    squares' sum ("energy": noise does), or is left at 1 in place 0 ("none", as published).
+    is divided by the root of its squares' sum ("energy": noise comes out as high as it went in, whatever the size; so
+    networks train from the start), by its sum ("mass": smooth maps do, at every resolution), or is left at 1 in place
+    0 ("none", as published: heights grow with the map).
     """
 
     def __init__(

@@ -213,13 +213,21 @@ def test_another_resolution_samples_the_same_filter(form: str) -> None:
         steps = (slice(None), slice(None), *[slice(None, None, 2)] * (a.ndim - 2))
         thirds = (slice(None), slice(None), *[slice(None, None, 3)] * (a.ndim - 2))
         torch.testing.assert_close(a[steps], b[thirds], rtol=0, atol=1e-12)
-    module = built(1, short_conv_kernel_size=1)
+    module = built(1, short_conv_kernel_size=1, normalise="mass")
     outs = []
     for side in (64, 96):
         t = torch.linspace(0, 1, side, dtype=torch.float64)[None, :, None]
         outs.append(module((3 * t + torch.arange(8)).sin()))
     alike = F.interpolate(outs[0].transpose(1, 2), 96, mode="linear", align_corners=True).transpose(1, 2)
     assert (alike - outs[1]).abs().max() < 0.02 * outs[1].std()
+
+
+@pytest.mark.parametrize(("ndim", "size"), [(1, (512,)), (2, (24, 24)), (3, (9, 9, 9))])
+def test_new_filters_keep_the_height_of_noise(ndim: int, size: tuple[int, ...]) -> None:
+    for form in ("joint", "product"):
+        torch.manual_seed(0)
+        module, x = Hyena(32, ndim, filter=form), drawn(2, 1, 32, *size, dtype=torch.float32)
+        assert 0.3 < module._convolutions(x[:, 0].movedim(1, -1))[0](x).std() < 3
 
 
 def test_kept_filters_follow_the_weights(tmp_path: Path) -> None:
