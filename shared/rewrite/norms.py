@@ -13,6 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def _constant(value: float) -> Tensor:
+    """A scalar on CPU in double precision, which torch uses in the precision of what it meets."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def _rate(mean: Tensor, length: Tensor, dim: int) -> Tensor:
+    """1 / √(mean + length² / dim), in two steps where a step costs as much as its work."""
+    return torch.addcmul(mean, length, length, value=1 / dim).rsqrt()
+
+
 class Rms(nn.Module):
     """x / √(mean x² + ε) [· w + b] over the last axis."""
 
@@ -22,15 +32,16 @@ class Rms(nn.Module):
         self, dim: int, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
+        self.dim, self.eps, self._eps = dim, eps, _constant(eps)
         self.weight = None if weight is None else nn.Parameter(weight.clone())
         self.bias = None if bias is None else nn.Parameter(bias.clone())
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        eager = not torch.compiler.is_compiling()  # a compiler fuses the plain form itself
+        if eager and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
             # One pass for the length and one for the product: on CPU torch's own rms_norm makes four.
             length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            out = x * torch.rsqrt(length.square() / self.dim + self.eps)
+            out = x * _rate(self._eps, length, self.dim)
             out = out if self.weight is None else out * self.weight
         else:
             out = F.rms_norm(x, (self.dim,), self.weight, self.eps)
@@ -62,9 +73,10 @@ class Crms(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
         total = wide.sum(-1, keepdim=True)
-        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() + total.square()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        rate = _rate(total.square() / self.dim + self.eps, length, self.dim)
         out = torch.cat([wide, -total], -1) if self.restore else wide
-        out = (out * torch.rsqrt(square / self.dim + self.eps)).to(x.dtype)
+        out = (out * rate).to(x.dtype)
         out = out if self.weight is None else out * self.weight
         return out if self.bias is None else out + self.bias
 

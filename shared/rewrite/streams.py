@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from shared.errors import UsageError
 from shared.nets.backbones.pyramid import Backbone
+from shared.nets.backbones.wrap_timm import TimmBackbone
 from shared.nets.blocks.block import Block
 from shared.nets.stems.position import LearnedPosition, NoPosition
 from shared.rewrite.norms import CentredPosition
@@ -66,6 +67,11 @@ def streams_of(model: nn.Module) -> list[Stream]:
     """Raises `UsageError` with the layer that makes `model` something else than pre-norm branches on a stream."""
     if isinstance(model, Backbone):
         return _ours(model)
+    if isinstance(model, TimmBackbone):
+        normed = not isinstance(getattr(model.net, "norm", None), nn.Identity)
+        if model.features_only or not (model.num_classes or normed):
+            refuse(model.name, "maps that no norm has seen as the output", "class scores or the last map")
+        return streams_of(model.net)
     kind = parametrize.type_before_parametrizations(model)
     if kind.__module__.startswith("timm."):
         if kind.__name__ in ("VisionTransformer", "VisionTransformerDistilled"):

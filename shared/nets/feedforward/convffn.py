@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -42,3 +43,9 @@ class ConvMlp(ChannelMixer):
         if mask is not None:
             hidden = hidden * mask[..., None]
         return self.fc2(hidden + self.conv(hidden))  # type: ignore[no-any-return]
+
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.fc1,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.fc2,)

@@ -143,6 +143,12 @@ class Mamba(TokenMixer):
         )
         self.out_proj = nn.Linear(self.width, dim, bias=False)
 
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.in_proj,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.out_proj,)
+
     # ------------------------------------------------------------ whole maps
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -146,6 +146,12 @@ class NeighbourhoodAttention(TokenMixer):
         mixed = attend_tiles(*self._qkv(x), self._plan(x), self.bias, valid, limits=LIMITS, dropout=drop)
         return self.proj(mixed.flatten(2)).view(x.shape)  # type: ignore[no-any-return]
 
+    def readers(self) -> Sequence[nn.Linear]:
+        return (self.qkv,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.proj,)
+
     def matrix(self, x: Tensor) -> Tensor:
         q, k, _ = self._qkv(x)
         plan = self._plan(x, tile=1)

@@ -141,7 +141,7 @@ class WindowAttention(TokenMixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         cut, batch = self._windows(x), x.shape[0]
         rows, back = cut.rows(batch, x.device)
-        gathered = x.reshape(-1, self.dim).index_select(0, rows).view(-1, cut.length, self.dim)
+        gathered = x.reshape(-1, x.shape[-1]).index_select(0, rows).view(-1, cut.length, x.shape[-1])
         valid = None if mask is None else mask.reshape(-1).index_select(0, rows).view(-1, cut.length)
         q, k, v = self._qkv(gathered)
         bias, seen = self._bias(cut.window).to(q.dtype), []
@@ -153,12 +153,20 @@ class WindowAttention(TokenMixer):
         whole = seen[0] if len(seen) == 1 else torch.cat(seen)
         return self.proj(whole.index_select(0, back)).view(x.shape)  # type: ignore[no-any-return]
 
+    def readers(self) -> Sequence[nn.Linear]:
+        return () if self.cosine else (self.qkv,)
+
+    def writers(self) -> Sequence[nn.Module]:
+        return (self.proj,)
+
     # ------------------------------------------------------------ the unified view
 
     def matrix(self, x: Tensor) -> Tensor:
         cut, batch = self._windows(x), x.shape[0]
         rows, _ = cut.rows(batch, x.device)
-        q, k, _ = self._qkv(x.reshape(-1, self.dim).index_select(0, rows).view(-1, cut.length, self.dim))
+        q, k, _ = self._qkv(
+            x.reshape(-1, x.shape[-1]).index_select(0, rows).view(-1, cut.length, x.shape[-1])
+        )
         bias, total = self._bias(cut.window), cut.tokens
         whole = x.new_zeros(batch, self.heads, total + 1, total + 1)  # the filling's row and column go
         for group in cut.groups:
