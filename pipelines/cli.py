@@ -378,8 +378,6 @@ def zoo(
             f"{pipeline}: takes no backbone of the library; a pipeline that does wanted; see its models"
         )
     rows = [row for row in parts(use) if kind in (None, row["kind"])]
-    for row in rows:
-        row["dims"] = ", ".join(map(str, row["dims"]))
     columns = (
         "name",
         "kind",
@@ -393,7 +391,20 @@ def zoo(
         "source",
         "paper",
     )
-    emit({"rows": rows}, as_json, lambda value: table(value["rows"], columns))
+    emit({"rows": rows}, as_json, lambda value: table([_readable(row) for row in value["rows"]], columns))
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the zoo for the eye: 11.92 M, yes or nothing."""
+    out = dict(row)
+    for key in ("params", "macs"):
+        number = row.get(key)
+        if number is not None:
+            power = min(max(len(str(int(number))) - 1, 0) // 3, 3)
+            out[key] = f"{number / 1000**power:.4g} {('', 'k', 'M', 'G')[power]}".strip()
+    for key in ("streaming", "masks"):
+        out[key] = "yes" if row[key] else ""
+    return out
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -150,6 +151,12 @@ def positions(size: Sequence[int], device: torch.device | None = None) -> Tensor
     """Integer coordinates of every token, (L, n), the last axis fastest."""
     lines = [torch.arange(n, device=device) for n in size]
     return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).reshape(-1, len(lines))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which operations on x keep their own precision (FFTs, states)."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def count(size: Sequence[int]) -> int:

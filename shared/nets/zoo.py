@@ -63,8 +63,9 @@ def _facts(card: Card) -> dict[str, Any]:
     forms = set.intersection(*(set(getattr(part, "causal_forms", {False, True})) for part in parts))
     if card.kind == "backbone":
         forms &= {bool(card.make.get("causal", False))}
+    dims = sorted(set.intersection(*every))
     return {
-        "dims": sorted(set.intersection(*every)),
+        "dims": [1] if forms == {True} else dims,
         "forms": forms,
         "causal": {frozenset({True}): "always", frozenset({False}): ""}.get(frozenset(forms), "can be"),
         "streaming": all(getattr(p, "stateful", getattr(p, "per_token", False)) is True for p in parts),
@@ -84,6 +85,7 @@ def _costs(card: Card, use: NetworkUse | None, dims: Sequence[int]) -> dict[str,
     import torch
 
     from shared.nets.backbones.factory import create_backbone
+    from shared.nets.backbones.pyramid import Backbone
     from shared.nets.measure import count_macs, count_mixer_macs, count_params
     from shared.nets.registry import make
 
@@ -94,7 +96,7 @@ def _costs(card: Card, use: NetworkUse | None, dims: Sequence[int]) -> dict[str,
         size, causal = MIXER_SIZES[ndim], bool(use and use.causal) or False not in card.make.causal_forms
         with torch.device("meta"):
             mixer: Any = make("mixer", card.name, MIXER_DIM, ndim, size=size, causal=causal)
-        macs = count_mixer_macs(mixer, MIXER_DIM, size)
+        macs = count_mixer_macs(mixer.to("meta"), MIXER_DIM, size)
         return {"params": count_params(mixer), "macs": macs, "at": f"{MIXER_DIM}×{_times(size)}"}
     published = card.published
     where = use or NetworkUse(published["ndim"], published["in_chans"], tuple(published["img_size"]))
@@ -106,8 +108,15 @@ def _costs(card: Card, use: NetworkUse | None, dims: Sequence[int]) -> dict[str,
             )
     except EnvironmentUnfit:  # a wrapped library that is not installed: listed, not measured
         return {}
-    macs = count_macs(network, where.in_chans, where.size)
-    return {"params": count_params(network), "macs": macs, "at": f"{where.in_chans}×{_times(where.size)}"}
+    # Tables made from numpy arrays do not follow the device they are built under.
+    macs = count_macs(network.to("meta"), where.in_chans, where.size)
+    streaming = {"streaming": network.streams} if isinstance(network, Backbone) else {}
+    return {
+        **streaming,
+        "params": count_params(network),
+        "macs": macs,
+        "at": f"{where.in_chans}×{_times(where.size)}",
+    }
 
 
 def _times(size: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared.nets.layout import Conv, Size, channels_first, channels_last, per_axis, tokens
+from shared.nets.layout import Conv, Size, channels_first, channels_last, per_axis, tokens, without_autocast
 from shared.nets.mixers.base import TokenMixer
 from shared.nets.ops.fft_conv import (
     along_axis,
@@ -174,7 +174,7 @@ class Hyena(TokenMixer):
     def _convolutions(self, x: Tensor) -> list[Convolution]:
         """The long convolutions for maps like x."""
         size, dtype = tuple(x.shape[1:-1]), working_dtype(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             if self.training or torch.is_grad_enabled() or x.is_meta or torch.compiler.is_compiling():
                 return [self._operator(one, size, False) for one in self.taps(size, dtype)]
             make = lambda: [self._operator(one, size, True) for one in self.taps(size, dtype)]  # noqa: E731
@@ -276,7 +276,7 @@ class Hyena(TokenMixer):
         """(length, C) of each filter, last tap first."""
         dtype, length = working_dtype(x), self.length or (1,)
         make = lambda: [one[0][0][0].flip(-1).t().contiguous() for one in self.taps(length, dtype)]  # noqa: E731
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             if self.training or torch.is_grad_enabled():
                 return make()
             return self._kept(("step", dtype, x.device), make)

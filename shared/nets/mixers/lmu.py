@@ -25,16 +25,15 @@ from shared.nets.registry import register
 @lru_cache(maxsize=32)
 def legendre(order: int, theta: float) -> tuple[Tensor, Tensor]:
     """A (q, q) and B (q,) in float64. Raises ValueError where the discrete system is not stable."""
-    i, j = torch.arange(order)[:, None], torch.arange(order)
+    j = torch.arange(order, device="cpu")  # whatever device the network is built on
+    i = j[:, None]
     scale = (2 * i + 1).double() / theta
     a = scale * torch.where(i < j, -1.0, (-1.0) ** (i - j + 1))
     b = scale * (-1.0) ** i
-    held = torch.linalg.matrix_exp(torch.cat([torch.cat([a, b], 1), torch.zeros(1, order + 1).double()]))
+    held = torch.linalg.matrix_exp(torch.cat([torch.cat([a, b], 1), a.new_zeros(1, order + 1)]))
     a, b = held[:order, :order], held[:order, order]
     if torch.linalg.eigvals(a).abs().max() >= 1:
-        raise ValueError(
-            f"order {order} with theta {theta} is not stable; theta > 0 wanted"
-        )
+        raise ValueError(f"order {order} with theta {theta} is not stable; theta > 0 wanted")
     return a, b
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.nets.layout import without_autocast
+
 Bias = Callable[..., Tensor]
 """bias(queries, keys, *parameters) → what is added to the scores of these places, broadcastable to (B, H, queries,
 keys); −∞ forbids. `queries` and `keys` are ranges of places in the whole sequence. No gradient reaches tensors that it
@@ -75,7 +77,7 @@ def attention_with_lse(
         low = torch.get_autocast_dtype(q.device.type)
         q, k, v = q.to(low), k.to(low), v.to(low)
     plan = _Plan(causal, bias, q.shape[-1] ** -0.5 if scale is None else scale, block, start)
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         out, lse = _Chunked.apply(plan, q, k, v, *bias_parameters)  # type: ignore[no-untyped-call]
     return out, lse
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.nets.layout import Size, per_axis, positions
+from shared.nets.layout import Size, per_axis, positions, without_autocast
 
 CHUNK_BYTES = {"cpu": 8 << 20}
 """Spectra worked on at once. Elsewhere (accelerators) `CHUNK_ELSEWHERE`: few large calls are better there."""
@@ -91,7 +91,7 @@ def fft_conv(x: Tensor, h: Tensor, origin: int | Sequence[int] = 0) -> Tensor:
 def fft_conv_groups(x: Tensor, h: Tensor, origin: int | Sequence[int] = 0) -> Tensor:
     """G filters a channel: x (B, 1 or G, C, *S), h (G, C, *K) → (B, G, C, *S). A shared x is transformed once."""
     made, dtype = plan(x.shape[3:], h.shape[2:], origin), working_dtype(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         y: Tensor = _Convolution.apply(x.to(dtype), h.to(dtype), made)  # type: ignore[no-untyped-call]
     return y.to(x.dtype)
 
@@ -114,7 +114,7 @@ class Spectrum:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, 1 or G, C, *S) → (B, G, C, *S)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             wide = x.to(self.values.real.dtype)
             return _over_channels(wide, self.plan, lambda at: self.values[:, at]).to(x.dtype)
 
@@ -122,7 +122,7 @@ class Spectrum:
 def spectrum(h: Tensor, size: Sequence[int], origin: int | Sequence[int] = 0) -> Spectrum:
     """h (G, C, *K) for maps of `size`."""
     made = plan(size, h.shape[2:], origin)
-    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(h):
         return Spectrum(_transform(h.to(working_dtype(h)), made.padded), made)
 
 
@@ -150,7 +150,7 @@ def axis_conv(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """x (B, 1 or G, C, *S), matrix (G, C, s, s) by `toeplitz` → (B, G, C, *S): along axis number `axis` of S. A dense
     product: on short axes, of 64 at most, it beats the transform."""
     lines = x.movedim(3 + axis, -1).movedim(0, 2)  # (G, C, B, the others, s)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         y = lines.flatten(2, -2).to(matrix.dtype) @ matrix.transpose(-1, -2)
     return y.to(x.dtype).unflatten(2, lines.shape[2:-1]).movedim(2, 0).movedim(-1, 3 + axis)
 
