@@ -26,9 +26,9 @@ from shared.nets.ops.neighbours import Limits, Plan, attend_tiles, plan_of
 from shared.nets.registry import register
 
 KERNELS = {1: 7, 2: 7, 3: 5}
-TILES = {1: 32, 2: 8, 3: 4}
+TILES = {1: 32, 2: 6, 3: 3}
 """Queries a tile and axis: few more keys than a window has, and products large enough to be fast."""
-LIMITS = Limits(scores=2**22, kept=2**24)
+LIMITS = Limits(cached=2**17, scores=2**22, kept=2**24)
 
 
 @register(
@@ -45,7 +45,7 @@ class NeighbourhoodAttention(TokenMixer):
     δ k > s is refused. Causal form: the token itself and the k − 1 before it in steps of δ, fewer at the start; `max`
     then belongs to the size the network is built for. Masked: invalid tokens are no keys.
 
-    `tile`: queries taken together along an axis, up to twice as many where that is the whole axis (see
+    `tile`: queries taken together along an axis, or a few more where that is the whole axis (see
     `ops.neighbours`); 1 gathers the keys of every token by itself.
     """
 
@@ -130,9 +130,7 @@ class NeighbourhoodAttention(TokenMixer):
             ) from err
         # Nothing is computed on the meta device, only counted: there, what the paper counts, the keys of each token.
         side = 1 if x.is_meta else tile or self.tile
-        classes = [-(-s // d) for s, d in zip(size, dilation)]
-        # Two halves of an axis would share most of their keys: it is one tile then.
-        sides = tuple(m if side > 1 and m <= 2 * side else side for m in classes)
+        sides = tuple(_side(-(-s // d), k, side) for s, d, k in zip(size, dilation, kernel))
         return plan_of(size, kernel, dilation, sides, self.kernel, self.causal).on(x.device)
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,3 +187,8 @@ class NeighbourhoodAttention(TokenMixer):
         )
         start = max(last + 1 - (kernel - 1) * dilation, 0)
         return self.proj(mixed.flatten(1)), (keys[:, :, start:], values[:, :, start:])
+
+
+def _side(length: int, kernel: int, side: int) -> int:
+    """Queries a tile along an axis. Where a tile would read nearly all keys of the axis, it is one tile."""
+    return length if side > 1 and 5 * length <= 6 * (side + kernel - 1) else side

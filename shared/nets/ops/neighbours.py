@@ -175,10 +175,20 @@ def _home(axes: Sequence[Axis]) -> Ints:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Scores held at a time, and those of a whole map that are kept for the backward pass rather than made again."""
+    """Scores at a time."""
 
+    cached: int
+    """Of a forward pass on a CPU: what its cache holds."""
     scores: int
+    """Otherwise. Under autograd every part costs a gradient of the whole map: fewer and larger ones are faster."""
     kept: int
+    """Of a whole map: more than these are made again in the backward pass."""
+
+    def step(self, tiles: int, each: int, q: Tensor) -> tuple[int, bool]:
+        """Tiles of `each` scores in one part, and whether the parts are made again."""
+        trained = torch.is_grad_enabled()
+        step = max(1, (self.cached if q.device.type == "cpu" and not trained else self.scores) // each)
+        return step, trained and tiles > step and tiles * each > self.kept
 
 
 def attend_tiles(
@@ -199,9 +209,7 @@ def attend_tiles(
     """
     images, length, heads, width = q.shape
     tiles, t = plan.queries.shape
-    each = images * heads * t * plan.keys.shape[1]
-    step = max(1, limits.scores // each)
-    again = torch.is_grad_enabled() and tiles > step and tiles * each > limits.kept
+    step, again = limits.step(tiles, images * heads * t * plan.keys.shape[1], q)
     q, k, v = (x.transpose(0, 1).reshape(length, images * heads, width) for x in (q, k, v))
     looks = _looks(plan, table, q)
     parts: list[Tensor] = []
@@ -245,7 +253,7 @@ def _looks(plan: Plan, table: Tensor | None, like: Tensor) -> Tensor:
             unseen, float("-inf")
         )
     at = plan.offsets.clamp(min=0)
-    bias = table.index_select(1, at.flatten()).view(-1, *at.shape).transpose(0, 1)
+    bias = table.index_select(1, at.flatten()).view(-1, *at.shape).transpose(0, 1).contiguous()
     return bias.to(like.dtype).masked_fill(unseen, float("-inf"))
 
 
