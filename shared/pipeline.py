@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from shared.config import RunConfig, read_yaml, resolve
 from shared.errors import Fault, UsageError, need
-from shared.nets.zoo import NetworkUse
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -118,6 +117,16 @@ class Primary:
         if old is None or old != old:
             return True
         return new > old if self.mode == "max" else new < old
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkUse:
+    """What a pipeline asks of a backbone, and the input that costs are measured at."""
+
+    ndim: int
+    in_chans: int
+    size: tuple[int, ...]
+    causal: bool = False
 
 
 class Pipeline(ABC):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medical.brats_seg.config import BratsConfig
 from shared.errors import Fault
-from shared.nets.zoo import NetworkUse
-from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
+from shared.pipeline import DataFacts, Evaluation, NetworkUse, Pipeline, Predictor, Primary
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import EnvironmentUnfit
 from shared.nets.registry import Card, Kind, cards
+from shared.pipeline import NetworkUse
 
 KINDS: tuple[Kind, ...] = ("backbone", "mixer", "feedforward", "stem", "down", "position", "norm", "head")
 MIXER_DIM, MIXER_SIZES = 64, {1: (1024,), 2: (32, 32), 3: (16, 8, 8)}
 """Mixers are measured alone, on 1,024 tokens of 64 channels."""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkUse:
-    """What a pipeline asks of a backbone, and the input that costs are measured at."""
-
-    ndim: int
-    in_chans: int
-    size: tuple[int, ...]
-    causal: bool = False
 
 
 def zoo(use: NetworkUse | None = None) -> list[dict[str, Any]]:
