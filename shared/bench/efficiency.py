@@ -15,7 +15,16 @@ import torch
 from shared.bench.memory import keep_freed_memory
 from shared.bench.model import bench_mixers, specification
 from shared.bench.records import Records, fingerprint
-from shared.bench.timing import build, forward, milliseconds, peak_mib, sdpa, step_milliseconds, training
+from shared.bench.timing import (
+    build,
+    forward,
+    milliseconds,
+    peak_mib,
+    sdpa,
+    step_milliseconds,
+    training,
+    warm,
+)
 from shared.errors import UsageError
 from shared.nets.layout import Size, count
 from shared.nets.registry import accepts, find
@@ -77,6 +86,7 @@ def measure(
         "matrix_mib": HEADS * tokens**2 * 4 / 2**20,
     }
     expected = {q: predicted(earlier, q, size) for q in (*QUANTITIES, "forward_mib", "training_mib")}
+    warm(part, DIM, len(size), device)
     torch.manual_seed(1)
     mixer = build(part, DIM, size).to(device)
     x = torch.randn(1, *size, DIM, device=device)
@@ -189,10 +199,10 @@ def _text(size: Size) -> str:
 
 def _said(record: dict[str, Any]) -> str:
     def ms(value: float | None) -> str:
-        return SKIPPED if value is None else f"{value:.0f} ms"
+        return SKIPPED if value is None else f"{value:.3g} ms"
 
     ratio = record.get("sdpa_forward_ms")
-    beside = f" (torch's attention {ratio:.0f})" if ratio else ""
+    beside = f" (torch's attention {ratio:.3g})" if ratio else ""
     memory = f", {record['training_mib']:.0f} MiB" if "training_mib" in record else ""
     return f"forward {ms(record['forward_ms'])}{beside}, with gradients {ms(record['training_ms'])}{memory}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared.bench.baselines import NAMES
-from shared.bench.tables import Record, by_mixer, summary
+from shared.bench.tables import Record, by_mixer, summary, thousands
 from shared.bench.tasks import TASKS
 from shared.plots.style import LIGHT, colour, dash, dress, new_figure
 
@@ -19,7 +19,7 @@ LINES = {"majority": ":", "bag": "--", "nearest": "-."}
 
 def cost_figure(records: Sequence[Record]) -> Figure:
     """Milliseconds of a pass, and its peak memory with gradients, against length; both axes logarithmic."""
-    figure = new_figure(10.5, 4.4)
+    figure = new_figure(10.5, 4.8)
     found = by_mixer(records, 1)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     reference = {
@@ -39,12 +39,16 @@ def cost_figure(records: Sequence[Record]) -> Figure:
         (right, "Peak memory of a pass with gradients", "MiB"),
     ):
         axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted(matrix), [thousands(n) for n in sorted(matrix)])
         axes.set_yscale("log")
         axes.set_xlabel("tokens")
         axes.set_ylabel(label)
         dress(axes, title)
-    left.legend(frameon=False, fontsize=7.5, ncols=2)
-    figure.tight_layout(pad=1.0, w_pad=2.0)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower center", frameon=False, fontsize=8, ncols=min(len(labels), 6) or 1
+    )
+    figure.tight_layout(pad=1.0, w_pad=2.0, rect=(0, 0.06 + 0.04 * (len(labels) > 6), 1, 1))
     return figure
 
 

@@ -129,7 +129,7 @@ def times_table(records: Iterable[Record], quantity: str) -> str:
     lengths = sorted({r["tokens"] for rows in found.values() for r in rows})
     if not lengths:
         return ""
-    out = [_row(["mixer", *(_thousands(n) for n in lengths), "faster from", "ms ∝ Lᵇ, b ="])]
+    out = [_row(["mixer", *(thousands(n) for n in lengths), "faster from", "ms ∝ Lᵇ, b ="])]
     out.append("|" + "---|" * (len(lengths) + 3))
     reference = {
         r["tokens"]: r["sdpa_" + quantity]
@@ -149,7 +149,7 @@ def times_table(records: Iterable[Record], quantity: str) -> str:
                 [
                     name,
                     *cells,
-                    "–" if first is None else _thousands(first),
+                    "–" if first is None else thousands(first),
                     "–" if power is None else f"{power:.2f}",
                 ]
             )
@@ -166,7 +166,11 @@ def _cell(record: Record | None, quantity: str) -> str:
     if record is None:
         return "–"
     value, beside = record[quantity], record.get("sdpa_" + quantity)
-    return f"{_ms(value)} ({beside / value:.2g}×)" if value and beside else _ms(value)
+    return f"{_ms(value)} ({_times(beside / value)})" if value and beside else _ms(value)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}×" if ratio >= 10 else f"{ratio:.2g}×"
 
 
 def _ms(value: float | None) -> str:
@@ -180,7 +184,7 @@ def memory_table(records: Iterable[Record]) -> str:
     found = by_mixer(records, 1)
     lengths = sorted({r["tokens"] for rows in found.values() for r in rows})
     matrix = {r["tokens"]: r["matrix_mib"] for rows in found.values() for r in rows}
-    out = [_row(["mixer", *(_thousands(n) for n in lengths)]), "|" + "---|" * (len(lengths) + 1)]
+    out = [_row(["mixer", *(thousands(n) for n in lengths)]), "|" + "---|" * (len(lengths) + 1)]
     out.append(_row(["*matrix of H L² numbers*", *(f"{matrix[n]:,.0f}" for n in lengths)]))
     for name, rows in found.items():
         at = {r["tokens"]: r.get("training_mib") for r in rows}
@@ -194,7 +198,7 @@ def steps_table(records: Iterable[Record]) -> str:
     if not found:
         return ""
     lengths = sorted({r["tokens"] for rows in found.values() for r in rows})
-    out = [_row(["mixer", "state", *(_thousands(n) for n in lengths)]), "|" + "---|" * (len(lengths) + 2)]
+    out = [_row(["mixer", "state", *(thousands(n) for n in lengths)]), "|" + "---|" * (len(lengths) + 2)]
     for name, rows in found.items():
         at = {r["tokens"]: r for r in rows}
         state = "grows" if any(r["state_grows"] for r in rows) else "constant"
@@ -232,7 +236,8 @@ def _grid(record: Record | None) -> str:
     return f"{_ms(record['forward_ms'])} / {training}{memory}"
 
 
-def _thousands(count: int) -> str:
+def thousands(count: int) -> str:
+    """4096 → ``4k``."""
     return f"{count // 1024}k" if count % 1024 == 0 else str(count)
 
 

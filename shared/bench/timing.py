@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from shared.nets.mixers.base import TokenMixer
 from shared.nets.registry import make
 
 ENOUGH_SECONDS, REPEATS = 0.5, (3, 20)
-LONG_SECONDS = 2.0
+LONG_SECONDS = 5.0
 """A first call longer than this is the measurement."""
 STEPS = 32
 WARM_TOKENS = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}
@@ -79,12 +78,13 @@ def _wait(x: Tensor) -> None:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Median of several calls after a first one; a long first call counts alone."""
+    """Least of several calls after a first one: what others do on the machine only ever adds. A long first call
+    counts alone."""
     first = _seconds(work)
     if first > LONG_SECONDS:
         return first * 1e3
     count = min(max(int(ENOUGH_SECONDS / max(first, 1e-9)), REPEATS[0]), REPEATS[1])
-    return median(_seconds(work) for _ in range(count)) * 1e3
+    return min(_seconds(work) for _ in range(count)) * 1e3
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -114,7 +114,7 @@ def step_milliseconds(part: dict[str, Any], dim: int, length: int, device: str) 
             at += 1
             if at == STEPS and sizes[0] == sizes[-1]:
                 end = min(length, 3 * STEPS)
-    return median(times[-STEPS:]) * 1e3, sizes[-1] > sizes[0]
+    return min(times[-STEPS:]) * 1e3, sizes[-1] > sizes[0]
 
 
 def _state_bytes(state: Any) -> int:
@@ -151,10 +151,14 @@ def peak_mib(part: dict[str, Any], dim: int, size: Sequence[int], device: str) -
     return found
 
 
+def warm(part: dict[str, Any], dim: int, ndim: int, device: str) -> None:
+    """Load library code and kernels by a small map: they are no cost of a point."""
+    small = WARM_TOKENS[ndim]
+    training(build(part, dim, small).to(device), torch.randn(1, *small, dim, device=device))()
+
+
 def _child(sender: Any, part: dict[str, Any], dim: int, size: tuple[int, ...]) -> None:
-    """Library code and kernels are loaded by a small map first: they are no cost of the point."""
-    small = WARM_TOKENS[len(size)]
-    training(build(part, dim, small), torch.randn(1, *small, dim))()
+    warm(part, dim, len(size), "cpu")
     mixer, x = build(part, dim, size), torch.randn(1, *size, dim)
     peaks = {"forward": rss_growth(forward(mixer, x))}
     peaks["training"] = max(rss_growth(training(mixer, x)), peaks["forward"])
