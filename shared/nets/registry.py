@@ -10,12 +10,13 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeVar
 
 from shared.errors import UsageError
+from shared.nets.options import check, keywords
 
 Kind = Literal["mixer", "feedforward", "norm", "stem", "position", "down", "head", "backbone"]
 IMAGENET: Mapping[str, Any] = {"ndim": 2, "in_chans": 3, "num_classes": 1000, "img_size": (224, 224)}
@@ -96,7 +97,7 @@ def find(kind: Kind, name: str) -> Card:
     _load_all()
     card = _CARDS.get((kind, name))
     if card is None:
-        raise UsageError(f"backbone: found {kind} {name!r}; {_nearest(name, [c.name for c in cards(kind)])}")
+        raise UsageError(f"backbone: found {kind} {name!r}; {nearest(name, [c.name for c in cards(kind)])}")
     return card
 
 
@@ -118,39 +119,26 @@ def make(kind: Kind, part: str | Mapping[str, Any], *args: Any, **context: Any) 
     """
     name, options = split(part)
     cls = find(kind, name).make
-    accepted = _parameters(cls)
+    accepted = set(keywords(cls))
     for key in options:
         if key not in accepted or key in context:
             free = sorted(accepted - set(context) - set(list(inspect.signature(cls).parameters)[: len(args)]))
-            raise UsageError(f"backbone: {kind} {name!r}: found option {key!r}; {_nearest(key, free)}")
+            raise UsageError(f"backbone: {kind} {name!r}: found option {key!r}; {nearest(key, free)}")
     given = {key: value for key, value in context.items() if key in accepted}
     try:
+        check(cls, options)
         return cls(*args, **given, **options)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, RuntimeError) as err:
         raise UsageError(f"backbone: {kind} {name!r}: {err}; mend its options {options}") from err
 
 
 def accepts(kind: Kind, name: str, option: str) -> bool:
     """Whether the part has a keyword `option`."""
-    return option in _parameters(find(kind, name).make)
+    return option in keywords(find(kind, name).make)
 
 
-def _parameters(cls: type) -> set[str]:
-    """Keyword parameters of a class, its parents' among them where it passes ``**kwargs`` on."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {
-            "self"
-        }
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names
-
-
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The part of a message that says what was meant."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     listed = ", ".join(known) or "none"
     return f"nearest is {near[0]!r}; correct it" if near else f"one of {listed} wanted; correct it"

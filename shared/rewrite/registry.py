@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -13,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from shared.errors import UsageError
-from shared.nets.registry import split
+from shared.nets.registry import nearest, split
 
 Report = dict[str, Any]
 Rewrite = Callable[..., tuple[nn.Module, Report]]
@@ -46,7 +45,7 @@ def names() -> list[str]:
 def find(name: str) -> Rewrite:
     """Raises `UsageError` with the nearest name."""
     if name not in names():
-        raise UsageError(f"rewrite: found {name!r}; {_nearest(name, names())}")
+        raise UsageError(f"rewrite: found {name!r}; {nearest(name, names())}")
     return _KNOWN[name]
 
 
@@ -66,12 +65,7 @@ def apply_all(
         ]
         for key in options:
             if key not in accepted:
-                raise UsageError(f"rewrite {name}: found option {key!r}; {_nearest(key, accepted)}")
+                raise UsageError(f"rewrite {name}: found option {key!r}; {nearest(key, accepted)}")
         model, report = rewrite(model, data, **options)
         reports.append({"rewrite": name, **report})
     return model, reports
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"nearest is {near[0]!r}; correct it" if near else f"one of {', '.join(known)} wanted; correct it"

@@ -17,7 +17,6 @@ Names of parameters are MONAI's, so that its checkpoints load.
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from shared.errors import UsageError, need
 from shared.nets.backbones.pyramid import FeatureInfo
 from shared.nets.layout import Size
+from shared.nets.registry import nearest
 
 Scales = tuple[list[int], list[int]]
 
@@ -162,7 +162,7 @@ def monai_backbone(
     name, options = parse_call(text)
     where = f"backbone: monai:{name}"
     if name not in NETS:
-        raise UsageError(f"{where}: no network of that name is wrapped; {_nearest(name, list(NETS))}")
+        raise UsageError(f"{where}: no network of that name is wrapped; {nearest(name, list(NETS))}")
     if ndim == 1:
         raise UsageError(f"{where}: 1 dimension found; 2 or 3 wanted; choose another network")
     entry = NETS[name]
@@ -178,7 +178,7 @@ def monai_backbone(
             said = (
                 "is set by the pipeline; leave it out"
                 if key in given
-                else _nearest(key, sorted(known - set(given)))
+                else nearest(key, sorted(known - set(given)))
             )
             raise UsageError(f"{where}: found option {key!r}; {said}")
     net = _built(where, make, given | options)
@@ -217,8 +217,3 @@ def _built(where: str, make: Any, options: dict[str, Any]) -> Any:
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as err:
         reason = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise UsageError(f"{where}: {reason}; mend its options {options}") from err
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"nearest is {near[0]!r}; correct it" if near else f"one of {', '.join(known)} wanted; correct it"

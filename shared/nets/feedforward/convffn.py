@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shared.nets.layout import Conv
 from shared.nets.mixers.base import ChannelMixer
 from shared.nets.norms.layers import ACTIVATIONS
+from shared.nets.options import Count, Positive
 from shared.nets.registry import register
 
 
@@ -26,7 +27,7 @@ class ConvMlp(ChannelMixer):
     per_token: ClassVar[bool] = False
 
     def __init__(
-        self, dim: int, ndim: int, *, ratio: float = 4, kernel: int = 3, activation: str = "gelu"
+        self, dim: int, ndim: int, *, ratio: Positive = 4, kernel: Count = 3, activation: str = "gelu"
     ) -> None:
         super().__init__(dim, ndim)
         if activation not in ACTIVATIONS:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shared.nets.mixers.base import ChannelMixer
 from shared.nets.norms.layers import ACTIVATIONS
+from shared.nets.options import Positive
 from shared.nets.registry import register
 
 PAPER = "ConvNeXt V2, Woo et al. 2023, arXiv 2301.00808"
@@ -38,7 +39,7 @@ class GrnMlp(ChannelMixer):
 
     per_token: ClassVar[bool] = False
 
-    def __init__(self, dim: int, ndim: int, *, ratio: float = 4, activation: str = "gelu") -> None:
+    def __init__(self, dim: int, ndim: int, *, ratio: Positive = 4, activation: str = "gelu") -> None:
         super().__init__(dim, ndim)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r}; one of {', '.join(ACTIVATIONS)} wanted")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shared.nets.mixers.base import ChannelMixer
 from shared.nets.norms.layers import ACTIVATIONS
+from shared.nets.options import Positive, Share
 from shared.nets.registry import register
 
 
@@ -25,9 +26,9 @@ class Mlp(ChannelMixer):
         dim: int,
         ndim: int,
         *,
-        ratio: float = 4,
+        ratio: Positive = 4,
         activation: str = "gelu",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         bias: bool = True,
     ) -> None:
         super().__init__(dim, ndim)

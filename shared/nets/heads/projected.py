@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from shared.nets.heads.pool import Head
 from shared.nets.norms.layers import ACTIVATIONS, masked_mean
+from shared.nets.options import Count
 from shared.nets.registry import make, register
 
 
@@ -25,7 +26,7 @@ class ProjectedHead(Head):
         num_classes: int,
         *,
         norm: str = "none",
-        width: int = 1024,
+        width: Count = 1024,
         width_norm: str = "batchnorm",
         activation: str = "silu",
     ) -> None:

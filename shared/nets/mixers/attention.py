@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from shared.nets.layout import tokens
 from shared.nets.mixers.base import TokenMixer, heads_of
 from shared.nets.ops.chunked_attention import Bias, chunked_attention
+from shared.nets.options import Count, Share
 from shared.nets.registry import register
 
 
@@ -36,11 +37,11 @@ class Attention(TokenMixer):
         dim: int,
         ndim: int,
         *,
-        heads: int | None = None,
-        head_dim: int = 32,
+        heads: Count | None = None,
+        head_dim: Count = 32,
         qkv_bias: bool = True,
-        dropout: float = 0.0,
-        chunk: int | None = None,
+        dropout: Share = 0.0,
+        chunk: Count | None = None,
         **place: Any,
     ) -> None:
         super().__init__(dim, ndim, **place)

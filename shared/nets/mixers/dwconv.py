@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shared.nets.layout import Conv, positions, tokens
 from shared.nets.mixers.base import TokenMixer
+from shared.nets.options import Count
 from shared.nets.registry import register
 
 PAPER = "A ConvNet for the 2020s, Liu et al. 2022, arXiv 2201.03545"
@@ -27,7 +28,7 @@ class DepthwiseConv(TokenMixer):
     masks: ClassVar[bool] = True
 
     def __init__(
-        self, dim: int, ndim: int, *, kernel: int | None = None, bias: bool = True, **place: Any
+        self, dim: int, ndim: int, *, kernel: Count | None = None, bias: bool = True, **place: Any
     ) -> None:
         super().__init__(dim, ndim, **place)
         self.kernel = kernel if kernel is not None else (5 if ndim == 3 else 7)

@@ -30,6 +30,7 @@ from shared.nets.ops.fft_conv import (
     working_dtype,
 )
 from shared.nets.ops.implicit_filter import ImplicitFilter
+from shared.nets.options import Count, Positive, Share, Whole
 from shared.nets.registry import register, register_backbone
 
 PAPER = "Multi-Dimensional Hyena for Spatial Inductive Bias, Zimerman and Wolf 2024, arXiv 2309.13600"
@@ -71,17 +72,17 @@ class Hyena(TokenMixer):
         dim: int,
         ndim: int,
         *,
-        order: int = 2,
+        order: Count = 2,
         filter: str = "product",
         direction: Direction | None = None,
-        length: int | Sequence[int] | None = None,
+        length: Count | Sequence[Count] | None = None,
         normalise: str = "energy",
-        bands: int = 1,
-        short_conv_kernel_size: int = 3,
-        kernel_mlp_hidden_dim: int = 64,
-        kernel_num_layers: int = 3,
-        kernel_omega_0: float = 1.0,
-        dropout: float = 0.0,
+        bands: Whole = 1,
+        short_conv_kernel_size: Count = 3,
+        kernel_mlp_hidden_dim: Count = 64,
+        kernel_num_layers: Count = 3,
+        kernel_omega_0: Positive = 1.0,
+        dropout: Share = 0.0,
         legacy: bool = False,
         **place: Any,
     ) -> None:

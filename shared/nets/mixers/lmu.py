@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.nets.mixers.base import TokenMixer
+from shared.nets.options import Count, Positive
 from shared.nets.registry import register
 
 
@@ -49,7 +50,7 @@ class Lmu(TokenMixer):
     stateful: ClassVar[bool] = True
 
     def __init__(
-        self, dim: int, ndim: int, *, order: int | None = None, theta: float = 128, **place: Any
+        self, dim: int, ndim: int, *, order: Count | None = None, theta: Positive = 128, **place: Any
     ) -> None:
         super().__init__(dim, ndim, **place)
         order = dim if order is None else order

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from shared.nets.layout import count, tokens
 from shared.nets.mixers.base import TokenMixer
 from shared.nets.ops.selective_scan import selective_recurrence, selective_scan
+from shared.nets.options import Count, Positive, Whole
 from shared.nets.registry import register, register_backbone
 
 PAPER = "Mamba: Linear-Time Sequence Modeling with Selective State Spaces, Gu and Dao 2023, arXiv 2312.00752"
@@ -112,10 +113,10 @@ class Mamba(TokenMixer):
         dim: int,
         ndim: int,
         *,
-        states: int = 16,
-        expand: float = 2,
-        kernel: int = 4,
-        rank: int | None = None,
+        states: Count = 16,
+        expand: Positive = 2,
+        kernel: Count = 4,
+        rank: Whole | None = None,
         scan: str = "cross",
         shared: bool = False,
         selective: bool = True,

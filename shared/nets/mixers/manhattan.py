@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from shared.nets.layout import Conv, positions
 from shared.nets.mixers.base import TokenMixer, heads_of
+from shared.nets.options import Count, Whole
 from shared.nets.registry import register
 
 SCORES = 2**24
@@ -49,11 +50,11 @@ class Manhattan(TokenMixer):
         ndim: int,
         *,
         mode: Literal["whole", "split"] = "whole",
-        heads: int | None = None,
-        head_dim: int = 32,
+        heads: Count | None = None,
+        head_dim: Count = 32,
         decay: Sequence[float] | None = (2.0, 4.0),
         rotary: bool = True,
-        lepe: int = 5,
+        lepe: Whole = 5,
         **place: Any,
     ) -> None:
         super().__init__(dim, ndim, **place)

@@ -23,6 +23,7 @@ from shared.errors import UsageError
 from shared.nets.layout import Size, per_axis
 from shared.nets.mixers.base import TokenMixer, heads_of
 from shared.nets.ops.neighbours import Limits, Plan, attend_tiles, plan_of
+from shared.nets.options import Count, Share
 from shared.nets.registry import register
 
 KERNELS = {1: 7, 2: 7, 3: 5}
@@ -59,14 +60,14 @@ class NeighbourhoodAttention(TokenMixer):
         dim: int,
         ndim: int,
         *,
-        kernel: int | Sequence[int] | None = None,
-        dilation: int | str | Sequence[int] = 1,
-        heads: int | None = None,
-        head_dim: int = 32,
+        kernel: Count | Sequence[Count] | None = None,
+        dilation: Count | str | Sequence[Count] = 1,
+        heads: Count | None = None,
+        head_dim: Count = 32,
         bias: bool = True,
         qkv_bias: bool = True,
-        dropout: float = 0.0,
-        tile: int | None = None,
+        dropout: Share = 0.0,
+        tile: Count | None = None,
         **place: Any,
     ) -> None:
         super().__init__(dim, ndim, **place)
@@ -120,7 +121,7 @@ class NeighbourhoodAttention(TokenMixer):
                 )
         return kernel, dilation
 
-    def _plan(self, x: Tensor, tile: int | None = None) -> Plan:
+    def _plan(self, x: Tensor, tile: Count | None = None) -> Plan:
         size = tuple(x.shape[1:-1])
         try:
             kernel, dilation = self.windows(size)

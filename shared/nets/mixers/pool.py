@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared.nets.layout import average_pool, positions, tokens
 from shared.nets.mixers.base import TokenMixer
+from shared.nets.options import Count
 from shared.nets.registry import register
 
 PAPER = "MetaFormer Is Actually What You Need for Vision, Yu et al. 2022, arXiv 2111.11418"
@@ -24,7 +25,7 @@ class Pool(TokenMixer):
 
     masks: ClassVar[bool] = True
 
-    def __init__(self, dim: int, ndim: int, *, kernel: int = 3, **place: Any) -> None:
+    def __init__(self, dim: int, ndim: int, *, kernel: Count = 3, **place: Any) -> None:
         super().__init__(dim, ndim, **place)
         if kernel % 2 == 0:
             raise ValueError(f"kernel {kernel} is even; an odd one wanted")

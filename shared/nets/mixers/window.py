@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from shared.nets.layout import per_axis, tokens
 from shared.nets.mixers.base import TokenMixer, heads_of
+from shared.nets.options import Count, Share, Whole
 from shared.nets.registry import register
 from shared.nets.windows import Group, Windows, relative_index, windows_of
 
@@ -51,14 +52,14 @@ class WindowAttention(TokenMixer):
         dim: int,
         ndim: int,
         *,
-        window: int | Sequence[int] = 7,
-        shift: int | Sequence[int] | None = None,
-        heads: int | None = None,
-        head_dim: int = 32,
+        window: Count | Sequence[Count] = 7,
+        shift: Whole | Sequence[Whole] | None = None,
+        heads: Count | None = None,
+        head_dim: Count = 32,
         qkv_bias: bool = True,
         cosine: bool = False,
-        trained_window: int | Sequence[int] | None = None,
-        dropout: float = 0.0,
+        trained_window: Count | Sequence[Count] | None = None,
+        dropout: Share = 0.0,
         **place: Any,
     ) -> None:
         super().__init__(dim, ndim, **place)

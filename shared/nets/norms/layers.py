@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared.nets.options import Positive, Share
 from shared.nets.registry import register
 
 
@@ -17,7 +18,7 @@ class LayerNorm(nn.LayerNorm):
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, *, eps: Positive = 1e-6) -> None:
         super().__init__(dim, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -30,7 +31,7 @@ class RMSNorm(nn.RMSNorm):
 
     per_token: ClassVar[bool] = True
 
-    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, *, eps: Positive = 1e-6) -> None:
         super().__init__(dim, eps=eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,7 +44,7 @@ class GroupNorm1(nn.Module):
 
     per_token: ClassVar[bool] = False
 
-    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, *, eps: Positive = 1e-5) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
 
@@ -67,7 +68,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     per_token: ClassVar[bool] = False
 
-    def __init__(self, dim: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, dim: int, *, eps: Positive = 1e-5, momentum: Share = 0.1) -> None:
         super().__init__(dim, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared.nets.layout import Conv, Size, channels_last, max_pool
+from shared.nets.options import Count
 from shared.nets.registry import register
 from shared.nets.stems.base import Stem
 
@@ -30,10 +31,10 @@ class ConvTokeniser(Stem):
         dim: int,
         ndim: int,
         *,
-        kernel: int = 3,
-        convs: int = 1,
-        width: int = 64,
-        stride: int | None = None,
+        kernel: Count = 3,
+        convs: Count = 1,
+        width: Count = 64,
+        stride: Count | None = None,
     ) -> None:
         super().__init__()
         if kernel % 2 == 0 or convs < 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from shared.nets.config import Part
 from shared.nets.layout import Conv, Size, channels_last, pad_to_multiple, per_axis
 from shared.nets.norms.layers import ACTIVATIONS, NoNorm
+from shared.nets.options import Count, Positive, Whole
 from shared.nets.registry import make, register
 from shared.nets.stems.base import Down, Stem
 
@@ -26,7 +27,7 @@ class PatchStem(Stem):
     p = 1 is a linear map of every position."""
 
     def __init__(
-        self, in_chans: int, dim: int, ndim: int, *, patch: int | Sequence[int] = 4, norm: Part = "none"
+        self, in_chans: int, dim: int, ndim: int, *, patch: Count | Sequence[Count] = 4, norm: Part = "none"
     ) -> None:
         super().__init__()
         self.stride = per_axis(patch, ndim)
@@ -62,10 +63,10 @@ class ConvStem(Stem):
         dim: int,
         ndim: int,
         *,
-        kernels: Sequence[int] = (7,),
-        strides: Sequence[int] = (4,),
-        padding: Sequence[int] | None = None,
-        widths: Sequence[float] | None = None,
+        kernels: Sequence[Count] = (7,),
+        strides: Sequence[Count] = (4,),
+        padding: Sequence[Whole] | None = None,
+        widths: Sequence[Positive] | None = None,
         norm: str = "none",
         activation: str | None = None,
         last_norm: str | Mapping[str, Any] = "none",
@@ -118,8 +119,8 @@ class ConvDown(Down):
         out: int,
         ndim: int,
         *,
-        kernel: int = 3,
-        stride: int = 2,
+        kernel: Count = 3,
+        stride: Count = 2,
         norm_before: str | Mapping[str, Any] = "none",
         norm_after: str | Mapping[str, Any] = "none",
         bias: bool = True,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.nets.layout import Conv, count, positions
+from shared.nets.options import Count, Positive
 from shared.nets.registry import register
 
 
@@ -61,7 +62,9 @@ class LearnedPosition(nn.Module):
     per_token = True
     additive = True
 
-    def __init__(self, dim: int, ndim: int, *, size: Sequence[int] | None = None, std: float = 0.2) -> None:
+    def __init__(
+        self, dim: int, ndim: int, *, size: Sequence[int] | None = None, std: Positive = 0.2
+    ) -> None:
         super().__init__()
         if size is None:
             raise ValueError("needs the input size; give img_size")
@@ -90,7 +93,7 @@ class ConvPosition(nn.Module):
     per_token = False
     additive = False
 
-    def __init__(self, dim: int, ndim: int, *, kernel: int = 3) -> None:
+    def __init__(self, dim: int, ndim: int, *, kernel: Count = 3) -> None:
         super().__init__()
         self.conv = Conv(dim, dim, kernel, ndim, groups=dim)
 
