@@ -154,7 +154,7 @@ def test_invalid_tokens_are_absent() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mode": "rows"}, "whole or split"),
+        ({"mode": "rows"}, "'whole' or 'split'"),
         ({"decay": [0, 4]}, "a > 0"),
         ({"lepe": 4}, "odd"),
         ({"heads": 16}, "even"),

@@ -144,7 +144,11 @@ def test_windows_that_do_not_fit_are_refused() -> None:
     mixer = make("mixer", {"name": "neighbourhood", "kernel": 5, "dilation": 3}, 8, 2)
     with pytest.raises(UsageError, match="spans 15 of the 14 tokens"):
         mixer(torch.zeros(1, 15, 14, 8))
-    for options, words in ({"kernel": 4}, "odd"), ({"dilation": "all"}, "or max"), ({"tile": 0}, "1 or more"):
+    for options, words in (
+        ({"kernel": 4}, "odd"),
+        ({"dilation": "all"}, "or max"),
+        ({"tile": 0}, "equal to 1"),
+    ):
         with pytest.raises(UsageError, match=words):
             make("mixer", {"name": "neighbourhood", **options}, 8, 2)
 
