@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.nets.mixers.base import TokenMixer
+from shared.nets.ops.fft_conv import fft_conv_groups, working_dtype
 from shared.nets.options import Count, Positive
 from shared.nets.registry import register
 
@@ -68,10 +69,8 @@ class Lmu(TokenMixer):
 
     def memory(self, u: Tensor) -> Tensor:
         """u (B, L) → m (B, L, q), the recurrence as one convolution."""
-        wide, size = u.float() if u.dtype != torch.float64 else u, 2 * u.shape[1]
-        response = self._response(u.shape[1]).to(wide)
-        spectrum = torch.fft.rfft(wide, size)[..., None] * torch.fft.rfft(response, size, dim=0)
-        return torch.fft.irfft(spectrum, size, dim=1)[:, : u.shape[1]].to(u.dtype)
+        response = self._response(u.shape[1]).to(u.device, working_dtype(u))
+        return fft_conv_groups(u[:, None, None], response.t()[:, None])[:, :, 0].transpose(1, 2)
 
     def _response(self, length: int) -> Tensor:
         """A^t B for t < length, (length, q), by doubling."""
