@@ -205,10 +205,32 @@ def resolve(
         return config_type.model_validate(merged)
     except ValidationError as err:
         first = err.errors()[0]
-        keys = tuple(str(part) for part in first["loc"])
+        keys = _keys(first["loc"], merged)
+        if not keys:  # several keys together; the message names them
+            said = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{_origin(layers, keys)}: {said}; correct it") from None
         name, found = ".".join(keys), _short(repr(first.get("input")))
         mend = f"set it with -s {name}=VALUE"
         raise UsageError(f"{_origin(layers, keys)}:{name}: found {found}; {first['msg']}; {mend}") from None
+
+
+def _keys(loc: Sequence[int | str], merged: Any) -> tuple[str, ...]:
+    """The dotted key of an error, without what pydantic adds below a plain value: which of several types it tried."""
+    keys: list[str] = []
+    for part in loc:
+        if not isinstance(merged, Mapping | list):
+            break
+        keys.append(str(part))
+        if isinstance(merged, Mapping):
+            if part not in merged:
+                return tuple(str(p) for p in loc)
+            merged = merged[part]
+        elif isinstance(part, int) and part < len(merged):
+            merged = merged[part]
+        else:
+            keys.pop()
+            break
+    return tuple(keys)
 
 
 def _short(text: str, longest: int = 60) -> str:
