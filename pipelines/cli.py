@@ -377,7 +377,7 @@ def zoo(
         raise UsageError(
             f"{pipeline}: takes no backbone of the library; a pipeline that does wanted; see its models"
         )
-    rows = [row for row in parts(use) if kind in (None, row["kind"])]
+    rows = parts(use, kind)
     columns = (
         "name",
         "kind",

@@ -51,6 +51,10 @@ class BackboneConfig(Config):
             raise ValueError(f"dims has {stages} stages, depths {len(self.depths)}; the same number wanted")
         if min(self.dims) < 1 or min(self.depths) < 0:
             raise ValueError("dims ≥ 1 and depths ≥ 0 wanted")
+        if any(stage == [] for stage in self.mixers):
+            raise ValueError("mixers has an empty list for a stage; one mixer or more wanted")
+        if self.block_position and self.block_position % 2 == 0:
+            raise ValueError(f"block_position {self.block_position} is even; an odd kernel wanted, or 0")
         for key, wanted in (
             ("mixers", stages),
             ("ffn", stages),
@@ -72,10 +76,12 @@ class BackboneConfig(Config):
 
 
 def unwrapped(source: Any) -> Any:
-    """A YAML file's content in place of its name; the keys themselves where they stand below `backbone`."""
+    """A YAML file's content in place of its name; what stands below `backbone`, keys or a name, without it."""
     if isinstance(source, Path) or (isinstance(source, str) and source.endswith((".yaml", ".yml"))):
         source = read_yaml(Path(source))
     inner = source.get("backbone") if isinstance(source, Mapping) and len(source) == 1 else None
+    if isinstance(inner, str):
+        return inner
     return dict(inner) if isinstance(inner, Mapping) else source
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shared.errors import EnvironmentUnfit
-from shared.nets.registry import Card, Kind, cards
+from shared.errors import EnvironmentUnfit, UsageError
+from shared.nets.registry import Card, Kind, cards, nearest
 from shared.pipeline import NetworkUse
 
 KINDS: tuple[Kind, ...] = ("backbone", "mixer", "feedforward", "stem", "down", "position", "norm", "head")
@@ -14,12 +14,16 @@ MIXER_DIM, MIXER_SIZES = 64, {1: (1024,), 2: (32, 32), 3: (16, 8, 8)}
 """Mixers are measured alone, on 1,024 tokens of 64 channels."""
 
 
-def zoo(use: NetworkUse | None = None) -> list[dict[str, Any]]:
+def zoo(use: NetworkUse | None = None, kind: str | None = None) -> list[dict[str, Any]]:
     """One row a part: name, kind, paper, dims, causal, streaming, masks, params, macs, at, cost, source.
 
     Networks are measured at their published input, or at `use`'s, for which parts that cannot serve are left out.
+    `kind` chooses one of `KINDS`. Raises `UsageError` for another.
     """
-    return [row for kind in KINDS for card in cards(kind) for row in _row(card, use)]
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"zoo: found kind {kind!r}; {nearest(kind, KINDS)}")
+    chosen = [one for one in KINDS if kind in (None, one)]
+    return [row for one in chosen for card in cards(one) for row in _row(card, use)]
 
 
 def _row(card: Card, use: NetworkUse | None) -> Iterable[dict[str, Any]]:
@@ -50,7 +54,7 @@ def _facts(card: Card) -> dict[str, Any]:
         }
     parts = _mixers(card) if card.kind == "backbone" else [card.make]
     every = [set(getattr(part, "ndims", {1, 2, 3})) for part in parts]
-    forms = set.intersection(*(set(getattr(part, "causal_forms", {False, True})) for part in parts))
+    forms = set.intersection(*(_forms(part) for part in parts))
     if card.kind == "backbone":
         forms &= {bool(card.make.get("causal", False))}
     dims = sorted(set.intersection(*every))
@@ -61,6 +65,14 @@ def _facts(card: Card) -> dict[str, Any]:
         "streaming": all(getattr(p, "stateful", getattr(p, "per_token", False)) is True for p in parts),
         "masks": all(getattr(p, "masks", True) is True for p in parts),
     }
+
+
+def _forms(part: Any) -> set[bool]:
+    """Values of `causal` that a network may have with this part; a stem or downsampling may by its options."""
+    from shared.nets.stems.base import Down, Stem  # torch is loaded when parts are wanted, not before
+
+    ahead = getattr(part, "looks_ahead", False) and not issubclass(part, Stem | Down)
+    return {False} if ahead else set(getattr(part, "causal_forms", {False, True}))
 
 
 def _mixers(card: Card) -> list[Any]:

@@ -12,7 +12,7 @@ from shared.config import resolve
 from shared.errors import UsageError
 from shared.nets.backbones.pyramid import Backbone, init_weights
 from shared.nets.config import BackboneConfig, unwrapped
-from shared.nets.layout import per_axis
+from shared.nets.layout import Size
 from shared.nets.registry import find
 
 
@@ -37,17 +37,22 @@ def create_backbone(
         raise UsageError(
             "backbone: pretrained=True; nothing is downloaded at run time; load a file with model.pretrained instead"
         )
-    if ndim not in (1, 2, 3):
-        raise UsageError(f"backbone: {ndim} dimensions; 1, 2 or 3 wanted")
+    if not _whole(ndim, 1) or ndim > 3:
+        raise UsageError(f"backbone: ndim {ndim!r}; 1, 2 or 3 wanted")
+    if not _whole(in_chans, 1) or not _whole(num_classes, 0):
+        raise UsageError(
+            f"backbone: in_chans {in_chans!r}, num_classes {num_classes!r}; whole numbers wanted, at least 1 and 0"
+        )
     wanted: dict[str, Any] = {
         "ndim": ndim,
         "in_chans": in_chans,
         "num_classes": num_classes,
         "features_only": features_only,
     }
-    wanted["img_size"] = None if img_size is None else per_axis(img_size, ndim)
-    if isinstance(source, str) and ":" in source and not source.endswith((".yaml", ".yml")):
-        library, _, name = source.partition(":")
+    wanted["img_size"] = None if img_size is None else _sides(img_size, ndim)
+    named = unwrapped(source)
+    if isinstance(named, str) and ":" in named:
+        library, _, name = named.partition(":")
         return _wrapper(library)(name, **wanted)
     config = backbone_config(source)
     model = Backbone(config, **wanted)
@@ -63,8 +68,31 @@ def backbone_config(source: str | Path | Mapping[str, Any]) -> BackboneConfig:
     """The configuration behind a name, a YAML file or a mapping. Raises `UsageError` with the nearest key."""
     values = unwrapped(source)
     if isinstance(values, str):
-        values = find("backbone", values).make
+        card = find("backbone", values)
+        if card.source != "ours":
+            raise UsageError(
+                f"backbone: {values} is {card.source}'s network; it has no configuration of ours"
+            )
+        values = card.make
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"backbone: found {values!r}; a name, a YAML file or a mapping wanted; see `pipelines zoo`"
+        )
     return resolve(BackboneConfig, [("backbone" if isinstance(source, Mapping) else str(source), values)])
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _sides(img_size: Any, ndim: int) -> Size:
+    sides = [img_size] * ndim if isinstance(img_size, int) else img_size
+    listed = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == ndim
+    if not listed or not all(_whole(side, 1) for side in sides):
+        raise UsageError(
+            f"backbone: img_size {img_size!r}; {ndim} whole numbers above 0, or one for all, wanted"
+        )
+    return tuple(sides)
 
 
 def _wrapper(library: str) -> Callable[..., nn.Module]:

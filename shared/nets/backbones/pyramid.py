@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shared.errors import UsageError
@@ -88,6 +89,9 @@ class Backbone(nn.Module):
         self.feature_info = FeatureInfo(config.dims, reduction)
         final = "none" if features_only else config.final_norm
         self.head = make("head", config.head, config.dims[-1], num_classes, norm=final)
+        self.in_chans = in_chans
+        if config.causal:
+            _refuse_looking_ahead(self)
 
     # ------------------------------------------------------------ whole inputs
 
@@ -97,7 +101,12 @@ class Backbone(nn.Module):
             raise UsageError(
                 f"backbone: an input of {x.ndim} axes; (batch, channels, {self.ndim} axes) wanted"
             )
-        self._accept(mask)
+        if x.shape[1] != self.in_chans or 0 in x.shape[2:] or not x.is_floating_point():
+            raise UsageError(
+                f"backbone: an input of {list(x.shape)} {x.dtype}; floating-point numbers of {self.in_chans} "
+                "channels, no axis empty, wanted"
+            )
+        self._accept(mask, x)
         x = x if mask is None else x * mask[:, None]
         x = self.dropout(self.position(self.stem(x))).contiguous()
         mask = shrink_mask(mask, x.shape[1:-1])
@@ -107,9 +116,13 @@ class Backbone(nn.Module):
             maps.append(x)
         return maps, mask
 
-    def _accept(self, mask: Tensor | None) -> None:
+    def _accept(self, mask: Tensor | None, x: Tensor) -> None:
         if mask is None:
             return
+        wanted = [len(x), *x.shape[2:]]
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or list(mask.shape) != wanted:
+            found = f"{list(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise UsageError(f"backbone: a mask of {found}; {wanted} torch.bool wanted, True where valid")
         blind = sorted({type(b.mixer).__name__ for s in self.stages for b in s.blocks if not b.mixer.masks})  # type: ignore[union-attr]
         if blind:
             raise UsageError(
@@ -182,6 +195,27 @@ def _block(
         layer_scale=config.at("layer_scale", stage),
         position=config.block_position,
     )
+
+
+def _refuse_looking_ahead(model: Backbone) -> None:
+    """Raises `UsageError` for parts beside the mixers (which know by themselves) that see later tokens."""
+    if model.ndim != 1:
+        raise UsageError(
+            f"backbone: causal: true is along one axis only, {model.ndim} found; set it to false"
+        )
+    parts: dict[str, Any] = {"stem": model.stem, "position": model.position}
+    if not model.head.after:  # else it sees one vector, not tokens
+        parts["final_norm"] = model.head.norm
+    for at, stage in enumerate(model.stages):
+        parts |= {f"down of stage {at}": stage.down}
+        parts |= {f"block {i} of stage {at}": block for i, block in enumerate(stage.blocks)}  # type: ignore[arg-type]
+    for name, part in parts.items():
+        inner = [] if part is None or isinstance(part, Block) else part.modules()
+        if getattr(part, "looks_ahead", False) or any(getattr(m, "looks_ahead", False) for m in inner):
+            raise UsageError(
+                f"backbone: {name} ({type(part).__name__}) looks ahead in a causal network; a part that sees no later "
+                "token wanted; choose another, or causal: false"
+            )
 
 
 def init_weights(model: nn.Module, std: float = 0.02) -> None:

@@ -21,6 +21,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -134,7 +135,17 @@ class MonaiBackbone(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The encoder's maps, (B, C_i, *S_i)."""
-        return self._features(self.net, x)
+        maps: list[Tensor] = self._call(partial(self._features, self.net), x)
+        return maps
+
+    def _call(self, function: Callable[[Tensor], Any], x: Tensor) -> Any:
+        try:
+            return function(x)
+        except ValueError as err:  # what MONAI says of sizes that it cannot halve often enough
+            reason = str(err).splitlines()[0]
+            raise UsageError(
+                f"backbone: monai:{type(self.net).__name__}: {reason}; give such inputs"
+            ) from err
 
     forward_intermediates = features
 
@@ -145,7 +156,7 @@ class MonaiBackbone(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self.features_only:
             return self.features(x)
-        return self.net(x) if self.num_classes else self.forward_features(x)
+        return self._call(self.net, x) if self.num_classes else self.forward_features(x)
 
 
 def monai_backbone(

@@ -63,9 +63,9 @@ class Block(nn.Module):
         self.norm1, self.norm2 = norms[0], norms[1] if ffn is not None and order != "convnext" else None
         self.drop_path = DropPath(drop_path)
         scaled = layer_scale is not None
-        self.scale1 = Scale(mixer.dim, layer_scale or 0) if scaled else nn.Identity()
+        self.scale1 = Scale(mixer.dim, layer_scale or 0.0) if scaled else nn.Identity()
         second = scaled and self.norm2 is not None
-        self.scale2 = Scale(mixer.dim, layer_scale or 0) if second else nn.Identity()
+        self.scale2 = Scale(mixer.dim, layer_scale or 0.0) if second else nn.Identity()
         self.position = (
             Conv(mixer.dim, mixer.dim, position, mixer.ndim, groups=mixer.dim) if position else None
         )
@@ -74,6 +74,12 @@ class Block(nn.Module):
                 weight = getattr(norm, "weight", None)
                 if weight is not None:
                     nn.init.zeros_(weight)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a part beside the mixer lets a token depend on later ones."""
+        parts = (self.norm1, self.norm2, self.ffn)
+        return self.position is not None or any(getattr(p, "looks_ahead", False) for p in parts)
 
     @property
     def per_token(self) -> bool:

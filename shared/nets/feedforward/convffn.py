@@ -25,6 +25,7 @@ class ConvMlp(ChannelMixer):
     convolution, as what lies beyond the border is."""
 
     per_token: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = True
 
     def __init__(
         self, dim: int, ndim: int, *, ratio: Positive = 4, kernel: Count = 3, activation: str = "gelu"

@@ -38,6 +38,7 @@ class GrnMlp(ChannelMixer):
     """W₂ GRN(act(W₁ x + b₁)) + b₂, hidden width ratio · C."""
 
     per_token: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = True
 
     def __init__(self, dim: int, ndim: int, *, ratio: Positive = 4, activation: str = "gelu") -> None:
         super().__init__(dim, ndim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from shared.nets.norms.layers import masked_mean
@@ -50,7 +51,9 @@ class MaxHead(Head):
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         flat = x.flatten(1, -2)
         if mask is not None:
-            flat = flat.masked_fill(~mask.flatten(1)[..., None], float("-inf"))
+            valid = mask.flatten(1)[..., None]
+            # Nothing valid: 0, as the mean gives.
+            return flat.masked_fill(~valid, float("-inf")).amax(1).masked_fill(~valid.any(1), 0.0)
         return flat.amax(1)
 
 
@@ -64,11 +67,6 @@ class LastHead(Head):
         flat = x.flatten(1, -2)
         if mask is None:
             return flat[:, -1]
-        at = mask.flatten(1).long() * (1 + self._count(flat))
-        return flat[range(len(flat)), at.argmax(1)]
-
-    @staticmethod
-    def _count(flat: Tensor) -> Tensor:
-        import torch
-
-        return torch.arange(flat.shape[1], device=flat.device)
+        place = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+        last = (mask.flatten(1) * place).argmax(1)
+        return flat[torch.arange(len(flat), device=flat.device), last]

@@ -102,6 +102,8 @@ class ChannelMixer(nn.Module, ABC):
 
     ndims: ClassVar[frozenset[int]] = frozenset({1, 2, 3})
     per_token: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = False
+    """A token may depend on later ones; causal networks refuse it."""
     example: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, dim: int, ndim: int) -> None:
@@ -128,7 +130,7 @@ class ChannelMixer(nn.Module, ABC):
 
 def heads_of(dim: int, heads: int | None, head_dim: int) -> int:
     """Number of heads: as given, else as many of `head_dim` channels as fit. Raises ValueError."""
-    found = heads if heads is not None else max(dim // head_dim, 1)
+    found = heads if heads is not None else max(dim // max(head_dim, 1), 1)
     if found < 1 or dim % found:
         raise ValueError(f"{found} heads do not divide {dim} channels")
     return found

@@ -1,4 +1,5 @@
-"""Norms of channels-last maps (B, *S, C) by name. Those with `per_token` see one token at a time (streaming)."""
+"""Norms of channels-last maps (B, *S, C) by name. Those with `per_token` see one token at a time (streaming). A
+causal network refuses those with `looks_ahead`: they see later tokens, when predicting too."""
 
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ class GroupNorm1(nn.Module):
     """One group: over all channels and tokens of an image. Masked: statistics of the valid tokens."""
 
     per_token: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = True
 
     def __init__(self, dim: int, *, eps: Positive = 1e-5) -> None:
         super().__init__()

@@ -17,6 +17,8 @@ class Stem(nn.Module, ABC):
     ndims: ClassVar[frozenset[int]] = frozenset({1, 2, 3})
     per_token: bool = False
     """Every token is made of one input position: what streaming needs."""
+    looks_ahead: bool = True
+    """A token may depend on positions behind its own `stride` ones; causal networks refuse it."""
     stride: Size
     """Input positions a token, by axis."""
 
@@ -36,6 +38,8 @@ class Down(nn.Module, ABC):
     """(B, *S, C) → (B, *⌈S/stride⌉, C')."""
 
     stride: int
+    looks_ahead: bool = True
+    """As for stems."""
     reads: ClassVar[str | None] = None
     """The attribute that is the norm through which alone, token by token, it sees its input."""
 

@@ -26,6 +26,8 @@ class PatchStem(Stem):
     """Disjoint patches of p^n positions, each one token; the input is padded with zeros at the end until it divides.
     p = 1 is a linear map of every position."""
 
+    looks_ahead = False
+
     def __init__(
         self, in_chans: int, dim: int, ndim: int, *, patch: Count | Sequence[Count] = 4, norm: Part = "none"
     ) -> None:
@@ -74,10 +76,18 @@ class ConvStem(Stem):
     ) -> None:
         super().__init__()
         shares = list(widths or [1.0] * len(kernels))
-        if not len(kernels) == len(strides) == len(shares) or shares[-1] != 1:
-            raise ValueError("kernels, strides and widths (the last one 1) of the same number wanted")
         self.kernels, self.strides = list(kernels), list(strides)
         self.padding = [k // 2 for k in kernels] if padding is None else list(padding)
+        same = len(kernels) == len(strides) == len(shares) == len(self.padding)
+        if not kernels or not same or shares[-1] != 1:
+            raise ValueError(
+                "kernels, strides, padding and widths (the last one 1) of the same number wanted"
+            )
+        if activation is not None and activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}; one of {', '.join(ACTIVATIONS)} wanted")
+        if min(round(dim * share) for share in shares) < 1:
+            raise ValueError(f"widths {shares} of {dim} channels; 1 channel or more wanted")
+        self.looks_ahead = any(k - p > s for k, s, p in zip(self.kernels, self.strides, self.padding))
         self.stride = (math.prod(self.strides),) * ndim
         sizes = [in_chans, *(round(dim * share) for share in shares)]
         bias = norm != "batchnorm" if bias is None else bias
@@ -126,7 +136,12 @@ class ConvDown(Down):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        if kernel != stride and kernel % 2 == 0:
+            raise ValueError(
+                f"kernel {kernel}, stride {stride}; an odd kernel wanted, or one equal to the stride"
+            )
         self.kernel, self.stride, self.padding = kernel, stride, 0 if kernel == stride else kernel // 2
+        self.looks_ahead = kernel - self.padding > stride
         self.before, self.after = make("norm", norm_before, dim), make("norm", norm_after, out)
         self.conv = Conv(dim, out, kernel, ndim, stride=stride, padding=self.padding, bias=bias)
 
@@ -147,6 +162,8 @@ class ConvDown(Down):
 class PatchMerging(Down):
     """The 2^n neighbours joined, layer norm, linear map without bias (section 3.1). `norm_after`: the norm comes last
     (Swin V2)."""
+
+    looks_ahead = False
 
     def __init__(self, dim: int, out: int, ndim: int, *, norm_after: bool = False) -> None:
         super().__init__()

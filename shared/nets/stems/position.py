@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from shared.errors import UsageError
 from shared.nets.layout import Conv, count, positions
 from shared.nets.options import Count, Positive
 from shared.nets.registry import register
@@ -77,7 +78,10 @@ class LearnedPosition(nn.Module):
         if size == self.size:
             return x + self.code.view(x.shape[1:])
         if len(size) > 1 or offset + size[0] > self.size[0]:
-            raise ValueError(f"a map of {size} tokens; {self.size} wanted, the size it was built with")
+            raise UsageError(
+                f"backbone: position 'learned': a map of {list(size)} tokens; {list(self.size)} wanted, "
+                "the size it was built with; give inputs of that size, or another position"
+            )
         return x + self.code[offset : offset + size[0]]
 
 
@@ -92,9 +96,12 @@ class ConvPosition(nn.Module):
 
     per_token = False
     additive = False
+    looks_ahead = True
 
     def __init__(self, dim: int, ndim: int, *, kernel: Count = 3) -> None:
         super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel} is even; an odd one wanted")
         self.conv = Conv(dim, dim, kernel, ndim, groups=dim)
 
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
