@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrUpBlock
 from torch import Tensor, nn
+
+from shared.errors import UsageError
 
 
 class PyramidUNet(nn.Module):
@@ -42,7 +45,9 @@ class PyramidUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[2:]
         x = F.pad(x, [side for n in reversed(size) for side in (0, -n % self.total)])
-        maps = [F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1) for m in self.backbone(x)]
+        maps = self.backbone(x)
+        self._check(maps, x.shape[2:])
+        maps = [F.layer_norm(m.movedim(1, -1), m.shape[1:2]).movedim(-1, 1) for m in maps]
         maps = [encode(m) for encode, m in zip(self.encoders, maps)]
         skips = [self.encoder(x), *maps[:-1]]
         y = maps[-1]
@@ -50,3 +55,12 @@ class PyramidUNet(nn.Module):
             y = decode(y, skip)
         logits: Tensor = self.out(y)
         return logits[:, :, : size[0], : size[1], : size[2]]
+
+    def _check(self, maps: Sequence[Tensor], size: Sequence[int]) -> None:
+        for m, stride in zip(maps, self.backbone.feature_info.reduction()):
+            wanted = [n // stride for n in size]
+            if list(m.shape[2:]) != wanted:
+                raise UsageError(
+                    f"model.backbone: a map of {list(m.shape[2:])} for an input of {list(size)}; {wanted} wanted, the "
+                    f"same stride {stride} along every axis; choose odd kernels and one patch side"
+                )

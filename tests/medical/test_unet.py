@@ -79,3 +79,12 @@ def test_what_does_not_fit_is_refused_in_one_line(backbone: object, said: str) -
     with pytest.raises(UsageError, match=said) as caught:
         unet(backbone=backbone)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stem", [{"name": "conv", "kernels": [4], "strides": [2]}, {"name": "patch", "patch": [2, 2, 1]}]
+)
+def test_pyramids_of_other_sizes_than_the_decoder_makes_are_refused(stem: dict[str, object]) -> None:
+    network = unet(backbone={**PYRAMID, "stem": stem})
+    with pytest.raises(UsageError, match=r"model.backbone: a map of .* the same stride \d along every axis"):
+        network(torch.zeros(1, 4, 16, 16, 16))
