@@ -155,13 +155,13 @@ def test_serving_record_round_trip(smoke: Smoke, monkeypatch: pytest.MonkeyPatch
         predictor.predict_record({})
 
     monkeypatch.chdir(smoke.cwd)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{smoke.cwd}/mlflow.db")
     try:
         model = mlflow.pyfunc.load_model(f"models:/{smoke.name}@champion")
         rows = model.predict(pd.DataFrame([record])).to_dict("records")
     finally:
-        mlflow.set_tracking_uri(before)
+        # Not back to what get_tracking_uri() said: that would pin every later test to this folder's store.
+        mlflow.set_tracking_uri(None)
     assert rows == [answer]
 
 
