@@ -8,12 +8,9 @@ same standardised volume on the network's grid and end with region masks on the 
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +31,7 @@ from medical.brats_seg.model import build_network
 from medical.brats_seg.pipeline import PIPELINE
 from medical.brats_seg.postprocess import clean
 from medical.brats_seg.predict import region_masks
+from shared.bench.memory import peak_growth
 from shared.bundle import Bundle
 
 Say = Callable[[str], None]
@@ -217,36 +215,15 @@ def _cases(config: BratsConfig) -> list[Case]:
 
 def _measure(work: Callable[[], NDArray[np.bool_]], repeats: int) -> Measured:
     """Median seconds of `repeats` calls, and the most memory that the first one needed."""
-    _give_back()
-    before = _status_mib("VmRSS")
-    _reset_peak()
-    started = time.perf_counter()
-    masks = work()
-    seconds = [time.perf_counter() - started]
-    peak = _status_mib("VmHWM") - before
-    for _ in range(repeats - 1):
+    results: list[NDArray[np.bool_]] = []
+    seconds: list[float] = []
+
+    def once() -> None:
         started = time.perf_counter()
-        work()
+        results[:] = [work()]
         seconds.append(time.perf_counter() - started)
-    return Measured(masks, float(np.median(seconds)), peak)
 
-
-def _give_back() -> None:
-    """Return free memory to the system, so that the next measurement starts from what is really held."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _reset_peak() -> None:
-    """Make VmHWM start again from now (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _status_mib(key: str) -> float:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) / 1024
-    return float("nan")
+    peak = peak_growth(once) / 2**20
+    for _ in range(repeats - 1):
+        once()
+    return Measured(results[0], float(np.median(seconds)), peak)

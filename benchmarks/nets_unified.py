@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.nets.measure import peak_growth
+from shared.bench.memory import peak_growth
 from shared.nets.ops.chunked_attention import chunked_attention
 
 Say = Callable[[str], None]
@@ -96,12 +96,10 @@ def compare(length: int, repeats: int, say: Say) -> list[dict[str, Any]]:
             a, b = (statistics.median(kept) for kept in times.values())
             case = f"L = {length:,}, {way}{', with gradients' if backward else ''}"
             rows.append(row(case, "time", "s", a, b, ratio))
-            memory = [child(side, way, length, backward) for side in times]
-            rows.append(row(case, "peak memory", "MiB", *(m / 2**20 for m in memory), memory[1] / memory[0]))
-            rows.append(row(case, "peak memory / scores", "", *(m / scores for m in memory), None))
-            say(
-                f"{case}: {a:.2f} s against {b:.2f}, {memory[0] / 2**20:.0f} MiB against {memory[1] / 2**20:.0f}"
-            )
+            own, other = (child(side, way, length, backward) for side in times)
+            rows.append(row(case, "peak memory", "MiB", own / 2**20, other / 2**20, other / own))
+            rows.append(row(case, "peak memory / scores", "", own / scores, other / scores, None))
+            say(f"{case}: {a:.2f} s against {b:.2f}, {own / 2**20:.0f} MiB against {other / 2**20:.0f}")
     return rows
 
 

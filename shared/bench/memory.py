@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import weakref
 from collections.abc import Callable, Iterable
@@ -56,30 +57,34 @@ def live_peak(work: Callable[[], object], known: Iterable[Tensor] = ()) -> int:
     return counter.peak
 
 
-def rss_growth(work: Callable[[], object]) -> float:
-    """MiB that this process grows by at most while `work` runs (Linux; NaN elsewhere). Wants a fresh process: memory
-    that was freed before is used again and not seen."""
+def peak_growth(work: Callable[[], object]) -> float:
+    """Bytes by which this process's resident memory grows at most while `work` runs; nan where Linux's /proc is absent.
+
+    What `work` returns is still held then, so it counts. A fresh process is best: memory that was freed before, but
+    not given back to the system, hides growth.
+    """
     gc.collect()
-    before = _status_mib("VmRSS")
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts again from now
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from now
+    before = _status("VmRSS")
     work()
-    return max(_status_mib("VmHWM") - before, 0.0)
+    return _status("VmHWM") - before
 
 
-def _status_mib(key: str) -> float:
+def _status(key: str) -> float:
+    """Bytes of a line of /proc/self/status."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith(f"{key}:"):
-                return int(line.split()[1]) / 1024
+                return int(line.split()[1]) * 1024.0
     return float("nan")
 
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed for the next step: small networks otherwise spend up to nine tenths of a step
     in getting and giving back the same pages. No effect with another C library."""
-    import ctypes
-
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)

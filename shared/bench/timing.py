@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.bench.memory import MIB, live_peak, rss_growth
+from shared.bench.memory import MIB, live_peak, peak_growth
 from shared.nets.mixers.base import TokenMixer
 from shared.nets.registry import make
 
@@ -160,8 +160,8 @@ def warm(part: dict[str, Any], dim: int, ndim: int, device: str) -> None:
 def _child(sender: Any, part: dict[str, Any], dim: int, size: tuple[int, ...]) -> None:
     warm(part, dim, len(size), "cpu")
     mixer, x = build(part, dim, size), torch.randn(1, *size, dim)
-    peaks = {"forward": rss_growth(forward(mixer, x))}
-    peaks["training"] = max(rss_growth(training(mixer, x)), peaks["forward"])
+    peaks = {"forward": max(peak_growth(forward(mixer, x)), 0) / MIB}
+    peaks["training"] = max(peak_growth(training(mixer, x)) / MIB, peaks["forward"])
     sender.send(peaks)
     sender.close()
 

@@ -3,11 +3,7 @@ attention; element-wise work, FFTs and scans are not counted, as in the papers' 
 
 from __future__ import annotations
 
-import ctypes
-import gc
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,27 +45,3 @@ def _count(model: nn.Module, shape: Sequence[int]) -> int:
     finally:
         model.train(was)
     return counter.get_total_flops() // 2
-
-
-def peak_growth(work: Callable[[], object]) -> float:
-    """Bytes by which this process's resident memory grows at most while `work` runs; nan where Linux's /proc is absent.
-
-    What `work` returns is still held then, so it counts. Measure in a fresh process: memory that was freed before, but
-    not given back to the system, hides growth.
-    """
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from now
-    before = _status("VmRSS")
-    work()
-    return _status("VmHWM") - before
-
-
-def _status(key: str) -> float:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024.0
-    return float("nan")

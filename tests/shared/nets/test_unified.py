@@ -160,7 +160,7 @@ def test_what_it_refuses() -> None:
 
 CHILD = """
 import sys, torch
-from shared.nets.measure import peak_growth
+from shared.bench.memory import peak_growth
 from shared.nets.ops.chunked_attention import chunked_attention
 torch.set_num_threads(1)
 length, backward = int(sys.argv[1]), sys.argv[2] == "True"
