@@ -1,0 +1,102 @@
+"""What a bundle holds: one of the models, and half-widths of its intervals.
+
+Every model is a module ``forward(Inputs) -> (B, Q, H, C)`` in scaled units: Q = 1 the forecast, or the quantiles of
+`quantile_levels` where it was trained for them, the median in the middle.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.series import feature_names
+from timeseries.forecast.windows import Inputs
+
+
+def quantile_levels(config: ForecastConfig) -> tuple[float, ...]:
+    """Quantiles the model itself gives, ascending, 0.5 among them; (0.5,) where it forecasts one value."""
+    if config.intervals.method != "pinball":
+        return (0.5,)
+    tails = sorted((1 - level) / 2 for level in config.intervals.levels)
+    return (*tails, 0.5, *(1 - tail for tail in reversed(tails)))
+
+
+class ForecastNetwork(nn.Module):
+    """The model and, for ``conformal``, offsets (K levels, 2, H, C): lower (negative) and upper, scaled units."""
+
+    def __init__(self, config: ForecastConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = build_model(config)
+        if config.intervals.method == "conformal":
+            shape = (len(config.intervals.levels), 2, config.data.horizon, len(config.data.targets))
+            self.register_buffer("offsets", torch.zeros(shape))
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """(B, Q, H, C)"""
+        out: Tensor = self.model(inputs)
+        return out
+
+    def point(self, inputs: Inputs) -> Tensor:
+        """The forecast (B, H, C): the median of the quantiles."""
+        out = self(inputs)
+        return out[:, out.shape[1] // 2]
+
+    def interval(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The forecast (B, H, C) and its bounds (B, K, 2, H, C), one pair a level of ``intervals.levels``."""
+        out = self(inputs)
+        middle = out[:, out.shape[1] // 2]
+        levels = self.config.intervals.levels
+        if self.config.intervals.method == "conformal":
+            return middle, middle[:, None, None] + self.offsets
+        if self.config.intervals.method == "none":
+            return middle, middle.new_empty(len(middle), 0, 2, *middle.shape[1:])
+        ordered = out.sort(1).values  # quantiles that cross are put in order
+        given = quantile_levels(self.config)
+        pairs = []
+        for level in levels:
+            low = min(range(len(given)), key=lambda i: abs(given[i] - (1 - level) / 2))
+            pairs.append(torch.stack([ordered[:, low], ordered[:, len(given) - 1 - low]], 1))
+        return ordered[:, len(given) // 2], torch.stack(pairs, 1)
+
+
+def build_model(config: ForecastConfig) -> nn.Module:
+    """The model named in the configuration, for as many columns as it names."""
+    data, model = config.data, config.model
+    shape = {
+        "length": data.input_length,
+        "horizon": data.horizon,
+        "channels": len(data.targets),
+        "past": len(data.past_columns),
+        "future": len(data.future_columns),
+        "quantiles": len(quantile_levels(config)),
+    }
+    marks = len(feature_names(data.freq))
+    if model.name == "naive":
+        from timeseries.forecast.models import Naive
+
+        return Naive(data.horizon, model.season)
+    if model.name in ("linear", "nlinear", "dlinear"):
+        from timeseries.forecast.linear import LinearFamily
+
+        return LinearFamily(model.name, **shape, individual=model.individual, kernel=model.kernel)
+    if model.name == "autoformer":
+        from timeseries.forecast.autoformer import Autoformer
+
+        return Autoformer(
+            **shape,
+            marks=marks,
+            label_length=model.label_length,
+            width=model.width,
+            heads=model.heads,
+            feedforward=model.feedforward,
+            encoder_layers=model.encoder_layers,
+            decoder_layers=model.decoder_layers,
+            kernel=model.kernel,
+            factor=model.factor,
+            dropout=model.dropout,
+        )
+    from timeseries.forecast.models import BackboneForecaster
+
+    return BackboneForecaster(model.backbone, **shape, marks=marks)
