@@ -40,7 +40,7 @@ widened or narrowed, which the column *ratio* shows. Mean ± standard deviation 
 samples; the samples are the same). Padding is a token like any other, for all mixers.
 
 ▼ marks a mixer below a linear model on a bag of tokens where the order of the tokens decides. The budget for a CPU is
-small on purpose (about an hour for all); a task at its majority line was not learned in it and says nothing about the
+small on purpose (about two hours for all); a task at its majority line was not learned in it and says nothing about the
 mixers. On a GPU the same command takes ten times the samples and more.
 """
 COST_TEXT = """## Cost against length

@@ -21,6 +21,7 @@ DIGESTS = {
     "digits-seq": "63b1ed922c6c19ee93b75fe07d5ad69c8670754604ce4adde19fbe8788b7128b",
     "mqar": "24ce4dbfca27bbd3b001147bb24198492c66fc310872894c03b62e330e36e35f",
     "selective-copy": "df3a0bd48199337feb7f8db10f61f514e1096c40fb2c676fb6529c9f33fe303e",
+    "selective-copy-64": "e92fa74d05ce1550eafe73037dc85bdf6997a4f01e0bda466175c47762128433",
 }
 SOME = 300
 
