@@ -61,6 +61,7 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     where = config.data.path or "embedded sample (no --data given)"
     say(f"{pipeline.name}: preset {request.preset}, data: {where}")
     check(pipeline, config, say)
+    config = pipeline.complete(config)
     store = connect()
     for stale in sweep_stale(store, pipeline.name):
         say(f"run {stale} was left by a dead process; marked KILLED")
@@ -128,6 +129,8 @@ class _Trained:
     """Of the data, with the task's own notes."""
     fitted: FitResult
     params_count: int
+    own: dict[str, Any]
+    """The pipeline's facts for the bundle."""
 
 
 def _train(pipeline: Pipeline, config: RunConfig, tracked: Any, say: Say) -> _Trained:
@@ -172,7 +175,7 @@ def _train(pipeline: Pipeline, config: RunConfig, tracked: Any, say: Say) -> _Tr
     )
     fitted = pipeline.fit(config, task, data, context)
     tracked.log_metrics({"train_seconds": fitted.seconds}, fitted.steps)
-    return _Trained(facts, fitted, params_count)
+    return _Trained(facts, fitted, params_count, pipeline.schema(config, data))
 
 
 def _deliver(
@@ -192,6 +195,7 @@ def _deliver(
             "data_fingerprint": facts.fingerprint,
             "data_source": facts.source,
             "run_id": tracked.run_id,
+            pipeline.name: trained.own,
         },
         overwrite=True,
     )

@@ -45,11 +45,15 @@ class TrainConfig(Config):
     epochs: int = Field(10, ge=1, description="passes over the training items")
     batch_size: int = Field(2, ge=1, description="items per optimiser step, summed over all devices")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="adam: weight decay is a term of the loss"
+    )
     weight_decay: float = Field(1e-5, ge=0)
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, in epochs")
-    schedule: Literal["cosine", "cosine-epochs", "constant"] = Field(
+    schedule: Literal["cosine", "cosine-epochs", "halving", "constant"] = Field(
         "cosine",
-        description="after warm-up; cosine-epochs steps once per epoch, from 0, as the Swin UNETR code does",
+        description="after warm-up; cosine-epochs steps once per epoch, from 0, as the Swin UNETR code does; "
+        "halving: two epochs at full rate, then half of the last epoch's, as the Informer family does",
     )
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     clip_norm: float = Field(0.0, ge=0, description="gradient norm limit; 0 = off")
@@ -60,6 +64,9 @@ class TrainConfig(Config):
     num_nodes: int = Field(1, ge=1)
     strategy: Literal["auto", "ddp", "fsdp"] = Field("auto")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
+    patience: int = Field(
+        0, ge=0, description="stop after so many validations without a better one; 0 = never"
+    )
     checkpoint_seconds: float = Field(30.0, ge=0, description="most work a kill may cost; 0 = every step")
 
 

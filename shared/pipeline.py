@@ -233,6 +233,19 @@ class Pipeline(ABC):
         """Markdown that goes into ``card.md`` below the generated facts: purpose, limits, licences."""
         return ""
 
+    # ------------------------------------------------------------ overridden where the data decide
+
+    def complete(self, config: Any) -> Any:
+        """`config` with what is inferred from the data (columns, steps) written into it, called after `check`.
+
+        So everything a run needs is in its configuration, and the network can be built from that alone.
+        """
+        return config
+
+    def schema(self, config: Any, data: Any) -> dict[str, Any]:
+        """Plain facts for the bundle's ``schema.json``, below the pipeline's name: scalers, class names, units."""
+        return {}
+
     # ------------------------------------------------------------ overridden by what is not supervised training
 
     def prepare(self, config: Any, data: pl.LightningDataModule, work: Path) -> None:

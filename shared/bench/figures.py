@@ -29,7 +29,13 @@ def cost_figure(records: Sequence[Record]) -> Figure:
         for at, (name, rows) in enumerate(found.items()):
             points = [(r["tokens"], r[quantity]) for r in rows if r.get(quantity)]
             _line(axes, points, name, color=colour(at), linestyle=dash(at))
-    _line(left, sorted(reference.items()), "torch's attention alone", color=LIGHT.text, linestyle=":")
+    _line(
+        left,
+        sorted(reference.items()),
+        "torch's attention alone (right: its matrix)",
+        color=LIGHT.text,
+        linestyle=":",
+    )
     matrix = {r["tokens"]: r["matrix_mib"] for rows in found.values() for r in rows}
     limit = max((r.get("training_mib") or 0.0 for rows in found.values() for r in rows), default=0.0)
     shown = [point for point in sorted(matrix.items()) if point[1] <= 4 * limit]

@@ -147,7 +147,7 @@ def _train(
         Helpers(train, context.work) as helpers,
     ):
         ema = Ema(train.ema_decay) if train.ema_decay else None
-        recorder = Recorder(folder, context.monitor, context.mode, ema, context.say, progress)
+        recorder = Recorder(folder, context.monitor, context.mode, ema, context.say, progress, train.patience)
         keeper = Keeper(
             folder, train.checkpoint_seconds, context.config_hash, recorder, ema, stop, context.say
         )

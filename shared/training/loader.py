@@ -195,7 +195,8 @@ def make_loader(
 ) -> ExactLoader:
     """Batches of ``dataset[Draw(index, seed)]``, resumable at any step.
 
-    `dataset` has ``__len__`` and ``__getitem__(draw)``; a method ``name(index) -> str`` is used in messages if there is
+    `dataset` has ``__len__`` and ``__getitem__(draw)``, or ``batch(draws)``, which makes a whole batch at once where a
+    sample is cheaper than the call for it: nothing is collated then, and all randomness comes from the draws; a method ``name(index) -> str`` is used in messages if there is
     one. `batch_size` is the global batch: with several processes each takes its slice (`shard`, default for shuffled
     loaders). A loader that is not sharded gives every process everything, which keeps validation exactly equal on any
     number of processes. `workers` are spawned processes, kept between epochs.
@@ -237,6 +238,12 @@ class _Failure:
         self.error = error
 
 
+class _Whole(NamedTuple):
+    """A batch that needs no collating."""
+
+    batch: Any
+
+
 class _Items:
     """The dataset with its global generators seeded by the draw."""
 
@@ -253,6 +260,16 @@ class _Items:
             except SuiteError as err:
                 return _Failure(err)
 
+    def __getitems__(self, draws: list[Draw]) -> list[Any]:
+        """One whole batch where the dataset makes them at once, else its items."""
+        batch = getattr(self._dataset, "batch", None)
+        if batch is None:
+            return [self[draw] for draw in draws]
+        try:
+            return [_Whole(batch(draws))]
+        except SuiteError as err:
+            return [_Failure(err)]
+
 
 class _Collate:
     """`collate`, unless an item failed: then the failure is the batch."""
@@ -262,7 +279,9 @@ class _Collate:
 
     def __call__(self, items: list[Any]) -> Any:
         failed = next((item for item in items if isinstance(item, _Failure)), None)
-        return self._collate(items) if failed is None else failed
+        if failed is not None:
+            return failed
+        return items[0].batch if isinstance(items[0], _Whole) else self._collate(items)
 
 
 def _world() -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate curve: linear warm-up, then cosine decay or none."""
+"""Adam or AdamW and the learning-rate curve: linear warm-up, then cosine decay, halving or none."""
 
 from __future__ import annotations
 
@@ -56,14 +56,15 @@ def decay_groups(module: torch.nn.Module, parameters: list[Any]) -> list[Any]:
 def optimizer_config(
     module: pl.LightningModule, train: TrainConfig, parameters: Iterable[Any] | None = None
 ) -> dict[str, Any]:
-    """What `configure_optimizers` returns: AdamW over `parameters` (default: those of the module that are trained).
+    """What `configure_optimizers` returns: the optimiser over `parameters` (default: those of the module that are trained).
 
     `parameters` may be parameter groups, which are taken as they are. ``train.schedule`` chooses the curve; it is
     stepped once per optimiser step.
     """
     chosen = [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
     chosen = decay_groups(module, chosen)
-    optimizer = torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
+    make = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
+    optimizer = make(chosen, lr=train.lr, weight_decay=train.weight_decay)
     total = max(1, int(module.trainer.estimated_stepping_batches))
     per_epoch = max(1, round(total / train.epochs))
     warmup = round(train.warmup_epochs * per_epoch)
@@ -71,8 +72,9 @@ def optimizer_config(
     def factor(step: int) -> float:
         if train.schedule == "cosine-epochs":
             return epoch_factor(step // per_epoch, train.warmup_epochs, train.epochs)
-        if train.schedule == "constant":
-            return min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if train.schedule in ("constant", "halving"):
+            rate = min(1.0, (step + 1) / warmup) if warmup else 1.0
+            return rate * (0.5 ** max(step // per_epoch - 1, 0) if train.schedule == "halving" else 1.0)
         return step_factor(step, warmup, total)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -72,8 +72,10 @@ class Recorder(pl.Callback):
         ema: Ema | None,
         say: Callable[[str], None],
         progress: Progress,
+        patience: int = 0,
     ) -> None:
         self.record = Record()
+        self._patience = patience
         self._folder, self._monitor, self._mode = folder, monitor, mode
         self._ema, self._say, self._progress = ema, say, progress
         self._bar: Task | None = None
@@ -154,6 +156,14 @@ class Recorder(pl.Callback):
         self.record.metrics = metrics
         if self._improves(metrics[self._monitor]):
             self._keep(trainer, metrics)
+        elif self._patience and self._waited() >= self._patience:
+            self._say(f"no better {self._monitor} in {self._waited()} validations; stopping here")
+            trainer.should_stop = True
+
+    def _waited(self) -> int:
+        """Validations since the best one."""
+        best = self.record.best
+        return sum(best is None or step > best.step for step, _ in self.record.history[self._monitor])
 
     def _improves(self, value: float) -> bool:
         best = self.record.best

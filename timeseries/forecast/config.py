@@ -1,4 +1,4 @@
-"""Configuration of `forecast`; sources of the published values: arXiv 2205.13504 (LTSF-Linear), arXiv 2106.13008 (Autoformer)."""
+"""Configuration of `forecast`; published values: arXiv 2205.13504 (LTSF-Linear) and 2106.13008 (Autoformer)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,39 @@ from shared.nets.config import BackboneSource
 
 class ForecastDataConfig(DataConfig):
     layout: Literal["auto", "wide", "long"] = Field(
-        "auto", description="wide: a column a channel; long: columns unique_id, ds, y; auto detects and prints it"
+        "auto",
+        description="wide: a column a channel; long: columns unique_id, ds, y; auto detects and prints it",
     )
-    date_column: str | None = Field(None, description="none = found by its content; '' = rows are steps, no dates")
+    date_column: str | None = Field(
+        None, description="none = found by its content; '' = rows are steps, no dates"
+    )
     id_column: str | None = Field(None, description="series name in long frames; none = unique_id")
-    freq: str | None = Field(None, description="step such as h, 15min, D, B, W, ME; none = inferred and printed")
-    targets: tuple[str, ...] = Field((), description="columns to forecast; empty = every numeric column not named below")
+    freq: str | None = Field(
+        None, description="step such as h, 15min, D, B, W, ME; none = inferred and printed"
+    )
+    targets: tuple[str, ...] = Field(
+        (), description="columns to forecast; empty = every numeric column not named below"
+    )
     past_columns: tuple[str, ...] = Field((), description="exogenous columns known up to the last row")
-    future_columns: tuple[str, ...] = Field((), description="exogenous columns also known for the steps to forecast")
+    future_columns: tuple[str, ...] = Field(
+        (), description="exogenous columns also known for the steps to forecast"
+    )
     input_length: int = Field(336, ge=1, description="rows the model looks back on")
     horizon: int = Field(96, ge=1, description="rows it forecasts")
     split: Literal["auto", "fractions", "counts", "dates"] = Field(
         "auto", description="auto = the papers' borders for a benchmark that is recognised, else fractions"
     )
     fractions: tuple[float, float, float] = Field((0.7, 0.1, 0.2), description="train, validation, test")
-    counts: tuple[int, int, int] | None = Field(None, description="rows for train, validation, test, from the start")
+    counts: tuple[int, int, int] | None = Field(
+        None, description="rows for train, validation, test, from the start"
+    )
     dates: tuple[str, str] | None = Field(None, description="first stamp of validation and of test")
     missing: Literal["mask", "fail"] = Field(
         "mask", description="mask: missing values weigh nothing in training and scores, and are reported"
     )
-    gaps: Literal["fail", "mask"] = Field("fail", description="mask: absent stamps become rows of missing values")
+    gaps: Literal["fail", "mask"] = Field(
+        "fail", description="mask: absent stamps become rows of missing values"
+    )
     duplicates: Literal["fail", "first", "last", "mean"] = "fail"
     unsorted: Literal["fail", "sort"] = "fail"
     max_rows: int = Field(5_000_000, ge=1, description="longest table accepted")
@@ -44,7 +57,9 @@ class ForecastDataConfig(DataConfig):
             raise ValueError("split dates needs dates: [first of validation, first of test]")
         if min(self.fractions) < 0 or not 0 < sum(self.fractions) <= 1 + 1e-9:
             raise ValueError("fractions must be at least 0 and sum to at most 1")
-        both = set(self.past_columns) & set(self.future_columns) | set(self.targets) & set(self.future_columns)
+        both = set(self.past_columns) & set(self.future_columns) | set(self.targets) & set(
+            self.future_columns
+        )
         if both:
             raise ValueError(f"{', '.join(sorted(both))}: named twice; a column has one part")
         return self
@@ -53,12 +68,17 @@ class ForecastDataConfig(DataConfig):
 class ForecastModelConfig(Config):
     name: Literal["linear", "nlinear", "dlinear", "autoformer", "naive", "backbone"] = "nlinear"
     solver: Literal["closed-form", "sgd"] = Field(
-        "closed-form", description="of the linear family: exact ridge least squares, or gradient steps as published"
+        "closed-form",
+        description="of the linear family: exact ridge least squares, or gradient steps as published",
     )
-    ridge: float = Field(1e-3, ge=0, description="closed form: weight of the squared norm, in units of one window")
+    ridge: float = Field(
+        1e-3, ge=0, description="closed form: weight of the squared norm, in units of one window"
+    )
     individual: bool = Field(False, description="linear family: weights of its own for every channel")
     kernel: int = Field(25, ge=1, description="moving average of dlinear and autoformer, steps; odd")
-    season: int = Field(0, ge=0, description="naive: repeat the value this many steps back; 0 = repeat the last one")
+    season: int = Field(
+        0, ge=0, description="naive: repeat the value this many steps back; 0 = repeat the last one"
+    )
     # Autoformer, as published (Autoformer/run.py)
     width: int = Field(512, ge=2, description="d_model; also the width of a named backbone's head")
     heads: int = Field(8, ge=1)
@@ -75,7 +95,9 @@ class ForecastModelConfig(Config):
     @model_validator(mode="after")
     def _fits(self) -> ForecastModelConfig:
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even, which would shorten the series; an odd one wanted")
+            raise ValueError(
+                f"kernel {self.kernel} is even, which would shorten the series; an odd one wanted"
+            )
         if (self.name == "backbone") != (self.backbone is not None):
             raise ValueError("name: backbone and backbone: … go together")
         if self.width % self.heads:
@@ -86,12 +108,15 @@ class ForecastModelConfig(Config):
 class ForecastTrainConfig(TrainConfig):
     optimizer: Literal["adam", "adamw"] = Field("adam", description="adam as published")
     loss: Literal["mse", "mae", "huber"] = "mse"
-    patience: int = Field(3, ge=0, description="stop after so many validations without a better one; 0 = never")
+    patience: int = Field(
+        3, ge=0, description="stop after so many validations without a better one; 0 = never"
+    )
 
 
 class IntervalsConfig(Config):
     method: Literal["none", "conformal", "pinball"] = Field(
-        "conformal", description="conformal: errors on validation windows, per step and channel; pinball: trained"
+        "conformal",
+        description="conformal: errors on validation windows, per step and channel; pinball: trained",
     )
     levels: tuple[float, ...] = Field((0.8, 0.95), description="coverages wanted")
 
@@ -101,15 +126,21 @@ class ForecastPredictConfig(Config):
     horizon: int = Field(0, ge=0, description="rows to forecast; 0 = as trained")
     format: Literal["csv", "parquet"] = "csv"
     picture: bool = True
-    context_shown: int = Field(0, ge=0, description="rows before the forecast in the picture; 0 = twice the horizon")
+    context_shown: int = Field(
+        0, ge=0, description="rows before the forecast in the picture; 0 = twice the horizon"
+    )
 
 
 class EvaluateConfig(Config):
     legacy_drop_last: int = Field(
-        0, ge=0, description="test batch of the published code, whose last partial batch was dropped; 0 = all windows"
+        0,
+        ge=0,
+        description="test batch of the published code, whose last partial batch was dropped; 0 = all windows",
     )
     season: int = Field(0, ge=0, description="period of MASE's naive forecast, steps; 0 = from the calendar")
-    backtest_origins: int = Field(0, ge=0, description="rolling back-test: origins spread over the test part; 0 = all")
+    backtest_origins: int = Field(
+        0, ge=0, description="rolling back-test: origins spread over the test part; 0 = all"
+    )
 
 
 class ForecastConfig(RunConfig):
@@ -124,10 +155,14 @@ class ForecastConfig(RunConfig):
     def _together(self) -> ForecastConfig:
         model, data = self.model, self.data
         if model.name == "autoformer" and model.label_length > data.input_length:
-            raise ValueError(f"model.label_length {model.label_length} exceeds data.input_length {data.input_length}")
+            raise ValueError(
+                f"model.label_length {model.label_length} exceeds data.input_length {data.input_length}"
+            )
         if model.name in ("dlinear", "autoformer") and model.kernel > data.input_length:
             raise ValueError(f"model.kernel {model.kernel} exceeds data.input_length {data.input_length}")
         closed = model.name in ("linear", "nlinear", "dlinear") and model.solver == "closed-form"
         if self.intervals.method == "pinball" and (closed or model.name == "naive"):
-            raise ValueError("intervals.method pinball needs gradient steps; set model.solver=sgd, or conformal")
+            raise ValueError(
+                "intervals.method pinball needs gradient steps; set model.solver=sgd, or conformal"
+            )
         return self

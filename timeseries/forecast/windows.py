@@ -1,5 +1,4 @@
-"""From series to windows: the papers' borders, train-only scaling, and batches of (input, horizon) without copies of the
-series.
+"""From series to windows: the papers' borders, train-only scaling, batches of (input, horizon) cut from one array.
 
 A window starting at row s reads rows s … s + L − 1 and forecasts rows s + L … s + L + H − 1. A window belongs to the
 part (train, validation, test) in which its horizon lies; its input may begin in the part before, as in the papers.
@@ -96,12 +95,16 @@ def _ett_month(series: Series) -> int | None:
 def _dated(series: Series, dates: tuple[str, str]) -> Borders:
     where = f"{series.source or series.id}:data.dates"
     if not isinstance(series.times, pd.DatetimeIndex):
-        raise DataInvalid([Fault(where, "rows without dates", "a date column", "set data.split=fractions or counts")])
+        raise DataInvalid(
+            [Fault(where, "rows without dates", "a date column", "set data.split=fractions or counts")]
+        )
     try:
         stamps = [pd.Timestamp(text) for text in dates]
         a, b = (int(series.times.searchsorted(stamp)) for stamp in stamps)  # type: ignore[arg-type]
     except (ValueError, TypeError) as err:
-        raise DataInvalid([Fault(where, str(err)[:80], "two dates such as 2017-07-01", "correct them")]) from None
+        raise DataInvalid(
+            [Fault(where, str(err)[:80], "two dates such as 2017-07-01", "correct them")]
+        ) from None
     if not 0 < a <= b < len(series):
         found = f"{dates[0]} and {dates[1]} leave {a}, {b - a}, {len(series) - b} rows"
         span = f"dates inside {series.times[0]} … {series.times[-1]}, in order"
@@ -136,12 +139,15 @@ class Scale:
     def plain(self) -> dict[str, list[list[float]]]:
         """For JSON; `Scale.of` reads it back exactly."""
         return {
-            name: [list(map(float, side)) for side in getattr(self, name)] for name in ("values", "past", "future")
+            name: [list(map(float, side)) for side in getattr(self, name)]
+            for name in ("values", "past", "future")
         }
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Scale:
-        pair = [tuple(np.asarray(side, np.float64) for side in stored[k]) for k in ("values", "past", "future")]
+        pair = [
+            tuple(np.asarray(side, np.float64) for side in stored[k]) for k in ("values", "past", "future")
+        ]
         return cls(*pair)  # type: ignore[arg-type]
 
 
@@ -232,7 +238,9 @@ class Windows:
         parts = [self._of(int(n), picked[picked[:, 0] == n, 1]) for n in numbers]
         back = torch.from_numpy(np.argsort(order))
         inputs = Inputs(*(torch.cat(each)[back] for each in zip(*(p.inputs for p in parts))))
-        return Batch(inputs, torch.cat([p.y for p in parts])[back], torch.cat([p.y_mask for p in parts])[back])
+        return Batch(
+            inputs, torch.cat([p.y for p in parts])[back], torch.cat([p.y_mask for p in parts])[back]
+        )
 
     def _of(self, number: int, starts: NDArray[np.int64]) -> Batch:
         one, length, total = self.prepared[number], self.length, self.length + self.horizon

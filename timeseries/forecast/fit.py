@@ -1,0 +1,78 @@
+"""Training by the way the model asks for (gradient steps, exact least squares, nothing), then its intervals."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from shared.training.fit import FitResult
+from shared.training.fit import fit as fit_by_steps
+from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.network import ForecastNetwork
+from timeseries.forecast.score import score
+from timeseries.forecast.windows import Windows
+
+if TYPE_CHECKING:
+    from timeseries.forecast.data import ForecastData
+
+
+CALIBRATION_VALUES = 64_000_000
+"""Errors kept at once; of more, evenly spaced windows are taken (neighbours say nearly the same)."""
+
+
+def by_steps(config: ForecastConfig) -> bool:
+    """Whether the model is trained by gradient steps."""
+    model = config.model
+    exact = model.name in ("linear", "nlinear", "dlinear") and model.solver == "closed-form"
+    return not exact and model.name != "naive"
+
+
+def fit(config: ForecastConfig, task: Any, data: ForecastData, context: Any) -> FitResult:
+    """Raises what `shared.training.fit` raises, and `ResourcesExhausted` for moments larger than memory."""
+    if by_steps(config):
+        result = fit_by_steps(config, task, data, context)
+        task.network.load_state_dict(result.state_dict)
+    else:
+        result = _without_steps(config, task.network, data, context)
+    calibrate(task.network, data.windows("val"))
+    return replace(result, state_dict={k: v.detach().cpu() for k, v in task.network.state_dict().items()})
+
+
+def _without_steps(
+    config: ForecastConfig, network: ForecastNetwork, data: ForecastData, context: Any
+) -> FitResult:
+    started = time.monotonic()
+    if config.model.name != "naive":
+        from timeseries.forecast.closed_form import fit_closed_form
+
+        fit_closed_form(network.model, data.prepared, config, context.say)
+    found = score(network, data.windows("val"))
+    metrics = {"val/mse": found.mse, "val/mae": found.mae}
+    if context.logger:
+        context.logger.log_metrics(metrics, 1)
+    return FitResult(network.state_dict(), metrics, {}, steps=1, epochs=1, seconds=time.monotonic() - started)
+
+
+@torch.no_grad()
+def calibrate(network: ForecastNetwork, windows: Windows) -> None:
+    """Split-conformal offsets from validation windows: for every step and channel the order statistics
+    ceil((n + 1)(1 ± level)/2) of its n errors, which cover a new exchangeable error with probability `level`
+    (Vovk et al. 2005; Lei et al. 2018, section 2.2). Neighbouring windows are not exchangeable: see the measured
+    coverage."""
+    if network.config.intervals.method != "conformal":
+        return
+    from timeseries.forecast.score import errors_of
+
+    errors = errors_of(network, windows, CALIBRATION_VALUES)
+    count = errors.isfinite().sum(0)
+    ordered = errors.nan_to_num(nan=float("inf")).sort(0).values
+    for number, level in enumerate(network.config.intervals.levels):
+        tail = (1 - level) / 2
+        low = (((count + 1) * tail).floor() - 1).clamp(min=0).long()
+        high = (((count + 1) * (1 - tail)).ceil() - 1).clamp(min=0).long().minimum((count - 1).clamp(min=0))
+        network.offsets[number, 0] = ordered.gather(0, low[None])[0]
+        network.offsets[number, 1] = ordered.gather(0, high[None])[0]
+    network.offsets.nan_to_num_(posinf=0.0, neginf=0.0)
