@@ -79,6 +79,19 @@ def test_the_last_epoch_is_always_validated(tmp_path: Path) -> None:
     assert [step for step, _ in result.history["val/loss"]] == [10, 15]
 
 
+def test_patience_stops_and_survives_a_resume(tmp_path: Path) -> None:
+    """A rate of almost nothing never improves: the first validation is the best, two more are waited for."""
+    said: list[str] = []
+    train = ("epochs=9", "patience=2", "lr=1e-30", "warmup_epochs=0", "ema_decay=0.0")
+    sets = ("norm=false", *(f"train.{each}" for each in train))
+    result = toy_fit(tmp_path, *sets, said=said)
+    assert [step for step, _ in result.history["val/loss"]] == [5, 10, 15]
+    assert (result.steps, result.epochs) == (15, 3)
+    assert any("no better val/loss in 2 validations; stopping here" in line for line in said)
+    again = toy_fit(tmp_path, *sets, resume=True)
+    assert state_sha(again.state_dict) == state_sha(result.state_dict)
+
+
 def test_averaged_weights_are_those_judged_and_kept(tmp_path: Path) -> None:
     result = toy_fit(tmp_path, "train.epochs=1", "norm=false", "dropout=0")
     saved = newest(tmp_path / "checkpoints", print)

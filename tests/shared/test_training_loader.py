@@ -134,3 +134,23 @@ def test_current_names_the_batch_last_given() -> None:
     take(loader, 2)
     assert describe(loader.dataset, loader.current) == "item-3, item-4, item-5"
     assert describe(None, [Draw(4, 0)]) == "4"
+
+
+class Gathered:
+    """Gives whole batches."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def batch(self, draws: list[Draw]) -> Any:
+        if any(draw.index == 9 for draw in draws):
+            raise ItemError("item-9", "found", "wanted", "mend")
+        return torch.tensor([draw.index for draw in draws])
+
+
+def test_a_dataset_may_gather_whole_batches() -> None:
+    loader = make_loader(Gathered(), 3, seed=1, shuffle=False)
+    batches = iter(loader)
+    assert [next(batches).tolist() for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    with pytest.raises(ItemError, match="item-9"):
+        next(batches)

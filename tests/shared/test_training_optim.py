@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from shared.training.optim import decay_groups, epoch_factor, step_factor
+from shared.config import TrainConfig
+from shared.training.optim import decay_groups, epoch_factor, optimizer_config, step_factor
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,20 @@ def test_curve_by_steps_has_no_dead_start_and_meets_the_official_one() -> None:
     assert factors[:50] == sorted(factors[:50]) and factors[50:] == sorted(factors[50:], reverse=True)
     assert factors[100:] == [epoch_factor(step, 50, 300) for step in range(100, 300)]
     assert step_factor(0, 0, 10) == 1.0
+
+
+def test_halving_keeps_the_full_rate_for_two_epochs() -> None:
+    """The Informer family's type1: 1, 1, 1/2, 1/4 … (spec of the published code, two epochs at full rate)."""
+    module = SimpleNamespace(trainer=SimpleNamespace(estimated_stepping_batches=20), modules=list)
+    train = TrainConfig(epochs=5, lr=0.01, schedule="halving", optimizer="adam", weight_decay=0)
+    made = optimizer_config(module, train, [torch.nn.Parameter(torch.zeros(1))])  # type: ignore[arg-type]
+    assert type(made["optimizer"]) is torch.optim.Adam
+    rates = []
+    for _ in range(20):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates[::4] == pytest.approx([0.01, 0.01, 0.005, 0.0025, 0.00125])
 
 
 def test_parameters_that_their_part_spares_get_no_weight_decay() -> None:
