@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 from shared.nets.config import BackboneSource
@@ -48,6 +49,23 @@ class ForecastDataConfig(DataConfig):
     duplicates: Literal["fail", "first", "last", "mean"] = "fail"
     unsorted: Literal["fail", "sort"] = "fail"
     max_rows: int = Field(5_000_000, ge=1, description="longest table accepted")
+    sep: str | None = Field(
+        None, min_length=1, max_length=1, description="of CSV; none = a comma, or a tab for .tsv"
+    )
+    decimal: Literal["point", "comma"] = Field("point", description="of numbers in CSV")
+    encoding: str = Field("utf-8", description="of CSV, such as latin-1 or utf-16")
+    date_format: str | None = Field(
+        None, description="of stamps that are not ISO, such as %d/%m/%Y %H:%M; none = year, month, day in that order"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_known(cls, name: str) -> str:
+        try:
+            codecs.lookup(name)
+        except (LookupError, ValueError):
+            raise ValueError(f"encoding {name} is unknown; utf-8, latin-1, cp1252 or utf-16 wanted") from None
+        return name
 
     @model_validator(mode="after")
     def _split_given(self) -> ForecastDataConfig:
