@@ -8,7 +8,6 @@ same standardised volume on the network's grid and end with region masks on the 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from medical.brats_seg.pipeline import PIPELINE
 from medical.brats_seg.postprocess import clean
 from medical.brats_seg.predict import region_masks
 from shared.bench.memory import peak_growth
+from shared.bench.real_data import data_root
 from shared.bundle import Bundle
 
 Say = Callable[[str], None]
@@ -203,7 +203,7 @@ def _network(config: BratsConfig) -> torch.nn.Module:
 
 def _cases(config: BratsConfig) -> list[Case]:
     """Real cases of 240 × 240 × 155 voxels where the data lie beside the project, else a simulated one."""
-    root = Path(os.environ.get("PIPELINES_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    root = data_root()
     if (root / REAL_CASES).is_dir():
         return [read_case(files, config, with_label=True) for files in discover([root / REAL_CASES])]
     full = config.model_copy(update={"data": config.data.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})})

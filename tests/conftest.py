@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from shared.bench.real_data import data_root
+
 # The same examples every time: a test that fails here fails everywhere.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -17,7 +19,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +43,7 @@ def _single_thread() -> None:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The real data beside the project; tests that need it skip, saying so, where it is absent."""
-    path = Path(os.environ.get("PIPELINES_DATA", DEFAULT_DATA))
+    path = data_root()
     if not path.is_dir():
         pytest.skip(f"real data not found at {path} (set PIPELINES_DATA)")
     return path
