@@ -140,6 +140,11 @@ class IntervalsConfig(Config):
 
 
 class ForecastPredictConfig(Config):
+    scale: Literal["auto", "training", "own"] = Field(
+        "auto",
+        description="mean and spread to scale by: of the training series of that name (or the only one), or of the "
+        "rows given; auto = the first where there is one",
+    )
     roll: bool = Field(False, description="go on with own forecasts as input to reach predict.horizon")
     horizon: int = Field(0, ge=0, description="rows to forecast; 0 = as trained")
     format: Literal["csv", "parquet"] = "csv"
