@@ -1,0 +1,261 @@
+"""Pictures of an evaluation: forecasts against truth, errors by step and channel, coverage, the back-test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from shared.plots.style import LIGHT, PALETTE, colour, dress, new_figure
+from timeseries.forecast.forecast_plot import plain_text
+from timeseries.forecast.series import Floats
+from timeseries.forecast.summary import percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_NAMES = 30
+"""Channels that a heat map names; of more only some."""
+LINES = {
+    "model": ("mse", PALETTE[0]),
+    "repeat last": ("naive_mse", "#666666"),
+    "seasonal naive": ("seasonal_mse", PALETTE[1]),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One window of one series, in original units: what came before, what came, what was said."""
+
+    title: str
+    times: pd.DatetimeIndex | pd.RangeIndex
+    """(K + H,) stamps, K rows of context."""
+    values: Floats
+    """(K + H, C) truth; NaN where missing."""
+    forecast: Floats
+    """(H, C)"""
+    bounds: Floats
+    """(levels, 2, H, C)"""
+    channels: tuple[str, ...]
+
+
+def window_figure(windows: Sequence[Shown], levels: Sequence[float], channels: Sequence[int]) -> Figure:
+    """A row a window, a column a channel: context, truth, forecast and its intervals."""
+    across = len(channels)
+    figure = new_figure(3.9 * across + (3.4 if across == 1 else 0.2), 2.15 * len(windows) + 0.55)
+    grid = figure.subplots(len(windows), across, squeeze=False)
+    for shown, line in zip(windows, grid):
+        for column, (channel, axes) in enumerate(zip(channels, line)):
+            _forecast_panel(axes, shown, levels, channel)
+            name = plain_text(shown.channels[channel])
+            dress(axes, f"{shown.title}  ·  {name}" if column == 0 else name)
+            dated(axes, shown.times)
+    head = 0.42 / figure.get_figheight()
+    figure.tight_layout(pad=0.9, h_pad=1.3, w_pad=1.5, rect=(0, 0, 1, 1 - head))
+    _legend(figure, grid[0, 0])
+    return figure
+
+
+def _forecast_panel(axes: Axes, shown: Shown, levels: Sequence[float], channel: int) -> None:
+    known = len(shown.times) - len(shown.forecast)
+    ahead: Any = shown.times[known:]
+    for place, k in enumerate(sorted(range(len(levels)), key=lambda k: -levels[k])):
+        low, high = shown.bounds[k, :, :, channel]
+        axes.fill_between(
+            ahead,
+            low,
+            high,
+            color=colour(0),
+            alpha=0.13 + 0.13 * place,
+            linewidth=0,
+            label=f"{percent(levels[k])} % interval",
+        )
+    axes.plot(shown.times, shown.values[:, channel], color=LIGHT.text, linewidth=1.0, label="truth")  # type: ignore[arg-type]
+    axes.plot(ahead, shown.forecast[:, channel], color=PALETTE[1], linewidth=1.5, label="forecast")
+    axes.axvline(ahead[0], color=LIGHT.muted, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.margins(x=0.01)
+
+
+def _legend(figure: Figure, axes: Axes, top_inches: float = 0.05) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(0.01, 1 - top_inches / figure.get_figheight()),
+        ncols=len(labels),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.8,
+        columnspacing=1.4,
+        labelcolor=LIGHT.text,
+    )
+
+
+def dated(axes: Axes, times: pd.DatetimeIndex | pd.RangeIndex) -> None:
+    """Short dates on the horizontal axis, or "row" for numbered rows."""
+    if not isinstance(times, pd.DatetimeIndex):
+        axes.set_xlabel("row", color=LIGHT.text, fontsize=9)
+        return
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(tz=times.tz, minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=times.tz))
+    axes.xaxis.get_offset_text().set(color=LIGHT.muted, fontsize=8)
+
+
+# ---------------------------------------------------------------- errors
+
+
+def error_figure(by_step: Sequence[Mapping[str, Any]], errors: Floats, channels: Sequence[str]) -> Figure:
+    """Scaled MSE by step over all channels beside the naive forecasts, and by step and channel: `errors` (H, C)."""
+    tall = min(max(0.24 * len(channels), 1.5), 5.5)
+    figure = new_figure(8.4, 2.9 + tall)
+    top, below = figure.subplots(2, 1, height_ratios=(2.2, tall + 0.2), sharex=True)
+    steps = [row["step"] for row in by_step]
+    for name, (key, ink) in LINES.items():
+        if key in by_step[0]:
+            marker = "o" if len(steps) <= 12 else None
+            style = "-" if key == "mse" else (0, (5, 2))
+            top.plot(
+                steps,
+                [row[key] for row in by_step],
+                color=ink,
+                linewidth=1.7,
+                label=name,
+                linestyle=style,
+                marker=marker,
+                markersize=3,
+            )
+    top.set_ylim(bottom=0)
+    top.set_ylabel("MSE, scaled")
+    dress(top, "Error by step ahead, all channels")
+    top.legend(
+        frameon=False, fontsize=8.5, handlelength=2.2, ncols=3, loc="upper left", bbox_to_anchor=(0.4, 1.22)
+    )
+    _heat_map(figure, below, errors, channels)
+    return figure
+
+
+def _heat_map(figure: Figure, axes: Axes, errors: Floats, channels: Sequence[str]) -> None:
+    from matplotlib.colors import LogNorm, Normalize
+
+    order = np.argsort(-np.nan_to_num(np.nanmean(np.where(np.isfinite(errors), errors, 0), 0)))
+    known = errors[np.isfinite(errors) & (errors > 0)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    # Channels that differ by more than this would leave all but the worst one black.
+    norm = LogNorm(max(low, high / 1e4), high) if high > 20 * low > 0 else Normalize(0, high)
+    extent = (0.5, len(errors) + 0.5, len(channels) - 0.5, -0.5)
+    picture = axes.imshow(
+        errors[:, order].T, aspect="auto", cmap="cividis", norm=norm, extent=extent, interpolation="nearest"
+    )
+    every = -(-len(channels) // MAX_NAMES)
+    places = range(0, len(channels), every)
+    axes.set_yticks(list(places), [plain_text(channels[order[i]])[:18] for i in places])
+    axes.set_xlabel("step ahead")
+    dress(axes, "MSE, scaled, by step and channel (worst channel first)", grid=False)
+    figure.tight_layout(pad=0.9, h_pad=1.4, rect=(0, 0, 0.91, 1))
+    box = axes.get_position()
+    bar = figure.colorbar(picture, cax=figure.add_axes((0.925, box.y0, 0.014, box.height)))
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.ax.tick_params(labelsize=8, colors=LIGHT.muted)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def coverage_figure(by_step: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> Figure:
+    """Measured coverage of every interval by step ahead, beside the level that was wanted; their widths below."""
+    figure = new_figure(7.6, 4.6)
+    top, below = figure.subplots(2, 1, height_ratios=(2, 1.2), sharex=True)
+    steps = [row["step"] for row in by_step]
+    marker = "o" if len(steps) <= 12 else None
+    for number, level in enumerate(levels):
+        name, ink = percent(level), colour(number)
+        measured = [row[f"coverage_{name}"] for row in by_step]
+        top.plot(
+            steps,
+            measured,
+            color=ink,
+            linewidth=1.7,
+            marker=marker,
+            markersize=3,
+            label=f"{name} % interval, measured",
+        )
+        top.axhline(level, color=ink, linewidth=1.0, linestyle=(0, (4, 3)))
+        top.annotate(
+            f"{name} % wanted",
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=ink,
+            annotation_clip=False,
+        )
+        below.plot(
+            steps,
+            [row[f"width_{name}"] for row in by_step],
+            color=ink,
+            linewidth=1.7,
+            marker=marker,
+            markersize=3,
+        )
+    lowest = min([*levels, *(row[f"coverage_{percent(level)}"] for row in by_step for level in levels)])
+    top.set_ylim(max(min(lowest - 0.05, 0.75), 0), 1.005)
+    top.set_ylabel("share of truths inside")
+    below.set_ylim(bottom=0)
+    below.margins(x=0.01)
+    below.set_ylabel("mean width, scaled")
+    below.set_xlabel("step ahead")
+    dress(top, "Coverage of the intervals by step ahead")
+    dress(below)
+    top.legend(frameon=False, fontsize=8.5, loc="lower right", ncols=2)
+    figure.tight_layout(pad=0.9, h_pad=1.2)
+    figure.align_ylabels([top, below])
+    return figure
+
+
+# ---------------------------------------------------------------- back-test
+
+
+def backtest_figure(frame: pd.DataFrame, series: str, channels: Sequence[str], longest: int = 1200) -> Figure:
+    """Strip a channel: truth of the test part and the forecasts from successive origins, the widest interval shaded.
+
+    Of more than `longest` rows the last ones are drawn; dotted lines are the origins.
+    """
+    mine = frame[frame["series"] == series]
+    figure = new_figure(10.0, 1.75 * len(channels) + 0.6)
+    strips = figure.subplots(len(channels), 1, squeeze=False, sharex=True)[:, 0]
+    bounds = [name.removeprefix("lo-") for name in mine.columns if name.startswith("lo-")]
+    widest = max(bounds, key=float, default=None)
+    for axes, channel in zip(strips, channels):
+        rows = mine[mine["channel"] == channel]
+        origins = rows["origin"].unique()
+        step = max(len(rows) // max(len(origins), 1), 1)
+        rows = rows.iloc[-(longest // step or 1) * step :]
+        for number, (_, part) in enumerate(rows.groupby("origin", sort=False)):
+            _strip(axes, part, widest, label=number == 0)
+        dress(axes, plain_text(channel))
+        numbered = pd.api.types.is_integer_dtype(rows["ds"])
+        dated(axes, pd.RangeIndex(len(rows)) if numbered else pd.DatetimeIndex(rows["ds"]))
+        axes.margins(x=0.005)
+    head = 0.36 / figure.get_figheight()
+    figure.tight_layout(pad=0.9, h_pad=1.0, rect=(0, 0, 1, 1 - head))
+    _legend(figure, strips[0])
+    return figure
+
+
+def _strip(axes: Axes, part: pd.DataFrame, widest: str | None, label: bool) -> None:
+    """One origin's forecast."""
+    if widest is not None:
+        low, high = part[f"lo-{widest}"], part[f"hi-{widest}"]
+        shade = f"{widest} % interval" if label else None
+        axes.fill_between(part["ds"], low, high, color=colour(0), alpha=0.18, linewidth=0, label=shade)
+    axes.plot(part["ds"], part["y"], color=LIGHT.text, linewidth=0.9, label="truth" if label else None)
+    axes.plot(part["ds"], part["yhat"], color=PALETTE[1], linewidth=1.2, label="forecast" if label else None)
+    axes.axvline(part["ds"].iloc[0], color=LIGHT.muted, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
