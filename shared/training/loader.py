@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, default_collate
 
 from shared.errors import EnvironmentUnfit, ResourcesExhausted, SuiteError, UsageError
@@ -46,12 +47,16 @@ class EpochSampler:
     def __len__(self) -> int:
         return max(1, self.items // self.batch_size) if self.shuffle else -(-self.items // self.batch_size)
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Every index of an epoch, one after the other."""
+        if not self.shuffle:
+            return np.arange(self.items)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
+        return np.resize(order, len(self) * self.batch_size)
+
     def batches(self, epoch: int) -> list[list[Draw]]:
         epoch = epoch if self.shuffle else 0
-        order = np.arange(self.items)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.items)
-            order = np.resize(order, len(self) * self.batch_size)
+        order = self.order(epoch)
         draws = [Draw(int(index), _draw_seed(self.seed, epoch, i)) for i, index in enumerate(order)]
         return [draws[i : i + self.batch_size] for i in range(0, len(draws), self.batch_size)]
 
@@ -196,8 +201,10 @@ def make_loader(
     """Batches of ``dataset[Draw(index, seed)]``, resumable at any step.
 
     `dataset` has ``__len__`` and ``__getitem__(draw)``, or ``batch(draws)``, which makes a whole batch at once where a
-    sample is cheaper than the call for it: nothing is collated then, and all randomness comes from the draws; a method ``name(index) -> str`` is used in messages if there is
-    one. `batch_size` is the global batch: with several processes each takes its slice (`shard`, default for shuffled
+    sample is cheaper than the call for it: nothing is collated then, and all randomness comes from the draws. A method
+    ``name(index) -> str`` is used in messages if there is one.
+
+    `batch_size` is the global batch: with several processes each takes its slice (`shard`, default for shuffled
     loaders). A loader that is not sharded gives every process everything, which keeps validation exactly equal on any
     number of processes. `workers` are spawned processes, kept between epochs.
     """

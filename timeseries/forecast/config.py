@@ -55,7 +55,8 @@ class ForecastDataConfig(DataConfig):
     decimal: Literal["point", "comma"] = Field("point", description="of numbers in CSV")
     encoding: str = Field("utf-8", description="of CSV, such as latin-1 or utf-16")
     date_format: str | None = Field(
-        None, description="of stamps that are not ISO, such as %d/%m/%Y %H:%M; none = year, month, day in that order"
+        None,
+        description="of stamps that are not ISO, such as %d/%m/%Y %H:%M; none = year, month, day in that order",
     )
 
     @field_validator("encoding")
@@ -124,11 +125,17 @@ class ForecastModelConfig(Config):
 
 
 class ForecastTrainConfig(TrainConfig):
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam as published")
-    loss: Literal["mse", "mae", "huber"] = "mse"
+    """Defaults are the published recipe: Adam, at most 10 epochs, the rate halved after the second, patience 3."""
+
+    batch_size: int = Field(32, ge=1, description="windows per optimiser step, summed over all devices")
+    lr: float = Field(5e-3, gt=0, description="peak learning rate")
+    optimizer: Literal["adamw", "adam"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "cosine-epochs", "halving", "constant"] = "halving"
     patience: int = Field(
         3, ge=0, description="stop after so many validations without a better one; 0 = never"
     )
+    loss: Literal["mse", "mae", "huber"] = "mse"
 
 
 class IntervalsConfig(Config):

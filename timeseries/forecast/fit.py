@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from shared.training.fit import FitResult
 from shared.training.fit import fit as fit_by_steps
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.score import score
+from timeseries.forecast.score import errors_of, score
+from timeseries.forecast.sgd import fit_by_epochs, suits
 from timeseries.forecast.windows import Windows
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ def by_steps(config: ForecastConfig) -> bool:
 def fit(config: ForecastConfig, task: Any, data: ForecastData, context: Any) -> FitResult:
     """Raises what `shared.training.fit` raises, and `ResourcesExhausted` for moments larger than memory."""
     if by_steps(config):
-        result = fit_by_steps(config, task, data, context)
+        train = fit_by_epochs if suits(config) else fit_by_steps
+        result = train(config, task, data, context)
         task.network.load_state_dict(result.state_dict)
     else:
         result = _without_steps(config, task.network, data, context)
@@ -58,21 +62,24 @@ def _without_steps(
 
 @torch.no_grad()
 def calibrate(network: ForecastNetwork, windows: Windows) -> None:
-    """Split-conformal offsets from validation windows: for every step and channel the order statistics
-    ceil((n + 1)(1 ± level)/2) of its n errors, which cover a new exchangeable error with probability `level`
-    (Vovk et al. 2005; Lei et al. 2018, section 2.2). Neighbouring windows are not exchangeable: see the measured
-    coverage."""
+    """Split-conformal offsets from validation windows."""
     if network.config.intervals.method != "conformal":
         return
-    from timeseries.forecast.score import errors_of
-
     errors = errors_of(network, windows, CALIBRATION_VALUES)
+    network.offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
+
+
+def conformal_offsets(errors: Tensor, levels: Sequence[float]) -> Tensor:
+    """(K levels, 2, H, C) lower and upper offsets of (N, H, C) errors (NaN where unknown): for every step and channel
+    the order statistics ceil((n + 1)(1 ± level)/2) of its n errors, which cover a new exchangeable error with
+    probability `level` (Vovk et al. 2005; Lei et al. 2018, section 2.2). Neighbouring windows are not exchangeable: see
+    the measured coverage. 0 where no error is known."""
     count = errors.isfinite().sum(0)
     ordered = errors.nan_to_num(nan=float("inf")).sort(0).values
-    for number, level in enumerate(network.config.intervals.levels):
+    pairs = []
+    for level in levels:
         tail = (1 - level) / 2
         low = (((count + 1) * tail).floor() - 1).clamp(min=0).long()
         high = (((count + 1) * (1 - tail)).ceil() - 1).clamp(min=0).long().minimum((count - 1).clamp(min=0))
-        network.offsets[number, 0] = ordered.gather(0, low[None])[0]
-        network.offsets[number, 1] = ordered.gather(0, high[None])[0]
-    network.offsets.nan_to_num_(posinf=0.0, neginf=0.0)
+        pairs.append(torch.cat([ordered.gather(0, low[None]), ordered.gather(0, high[None])]))
+    return torch.stack(pairs).nan_to_num(posinf=0.0, neginf=0.0)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,6 +49,12 @@ class Batch(NamedTuple):
     """(B, H, C) scaled; 0 where missing."""
     y_mask: Tensor
     """(B, H, C) bool"""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(
+            Inputs(*(each.to(device) for each in self.inputs)), self.y.to(device), self.y_mask.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ def _moments(values: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """One series, scaled: float32 (T, ·) arrays, missing values 0."""
+    """One series, scaled: float32 (T, ·) arrays, missing values 0; every column lies contiguous in memory."""
 
     series: Series
     scale: Scale
@@ -179,7 +186,7 @@ class Prepared:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        return np.isfinite(self.series.values)
+        return np.asfortranarray(np.isfinite(self.series.values))
 
     @cached_property
     def past(self) -> NDArray[np.float32]:
@@ -194,7 +201,7 @@ class Prepared:
 
     @cached_property
     def marks(self) -> NDArray[np.float32]:
-        return time_features(self.series.times, self.series.freq)
+        return np.asfortranarray(time_features(self.series.times, self.series.freq))
 
 
 def _rows(values: Floats, rows: int) -> Floats:
@@ -203,7 +210,7 @@ def _rows(values: Floats, rows: int) -> Floats:
 
 
 def _filled(values: Floats) -> NDArray[np.float32]:
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, order="F")
 
 
 class Windows:
@@ -229,37 +236,64 @@ class Windows:
         return len(self.index)
 
     def batch(self, chosen: Sequence[int] | NDArray[np.int64] | slice) -> Batch:
-        """The windows numbered `chosen`, in that order."""
+        """The windows numbered `chosen`, in that order. In memory the steps of a channel lie together, so that linear
+        maps over time need no copy; masks of a series without missing values are one True, expanded."""
         picked = self.index[chosen]
-        numbers = np.unique(picked[:, 0])
-        if len(numbers) == 1:
-            return self._of(int(numbers[0]), picked[:, 1])
-        order = np.concatenate([np.flatnonzero(picked[:, 0] == n) for n in numbers])
-        parts = [self._of(int(n), picked[picked[:, 0] == n, 1]) for n in numbers]
-        back = torch.from_numpy(np.argsort(order))
-        inputs = Inputs(*(torch.cat(each)[back] for each in zip(*(p.inputs for p in parts))))
-        return Batch(
-            inputs, torch.cat([p.y for p in parts])[back], torch.cat([p.y_mask for p in parts])[back]
-        )
+        rows = self._rows
+        starts = picked[:, 1] + rows.shift[picked[:, 0]]
+        length, total = self.length, self.length + self.horizon
+        x, y = _cut(rows.x, starts, length), _cut(rows.x, starts + length, self.horizon)
+        if rows.mask is None:
+            there = torch.ones((), dtype=torch.bool)
+            mask, y_mask = there.expand(x.shape), there.expand(y.shape)
+        else:
+            mask, y_mask = _cut(rows.mask, starts, length), _cut(rows.mask, starts + length, self.horizon)
+        past, future = _cut(rows.past, starts, length), _cut(rows.future, starts, total)
+        return Batch(Inputs(x, mask, past, future, _cut(rows.marks, starts, total)), y, y_mask)
 
-    def _of(self, number: int, starts: NDArray[np.int64]) -> Batch:
-        one, length, total = self.prepared[number], self.length, self.length + self.horizon
-        x, mask = _cut(one.x, starts, total), _cut(one.mask, starts, total)
-        inputs = Inputs(
-            x[:, :length],
-            mask[:, :length],
-            _cut(one.past, starts, length),
-            _cut(one.future, starts, total),
-            _cut(one.marks, starts, total),
-        )
-        return Batch(inputs, x[:, length:], mask[:, length:])
+    @cached_property
+    def _rows(self) -> _Rows:
+        """The rows that these windows touch, of all series one after the other: a batch is then one gather. A single
+        series is not copied."""
+        whole = all(one.mask.all() for one in self.prepared)
+        if len(self.prepared) == 1:
+            one = self.prepared[0]
+            mask = None if whole else one.mask
+            return _Rows(np.zeros(1, np.int64), one.x, mask, one.past, one.future, one.marks)
+        spans = [one.borders.span(self.part, self.length) for one in self.prepared]
+        sizes = np.array([max(last - first, 0) for first, last in spans], np.int64)
+        shift = np.cumsum(sizes) - sizes - np.array([first for first, _ in spans], np.int64)
+
+        def joined(name: str) -> NDArray[Any]:
+            parts = [
+                getattr(one, name)[first : max(last, first)]
+                for one, (first, last) in zip(self.prepared, spans)
+            ]
+            return np.asfortranarray(np.concatenate(parts)) if parts else np.empty((0, 0), np.float32)
+
+        mask = None if whole else joined("mask")
+        return _Rows(shift, joined("x"), mask, joined("past"), joined("future"), joined("marks"))
+
+
+class _Rows(NamedTuple):
+    """Columns of several series end to end; row r of series n is row r + shift[n]. No `mask`: nothing is missing."""
+
+    shift: NDArray[np.int64]
+    x: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    past: NDArray[np.float32]
+    future: NDArray[np.float32]
+    marks: NDArray[np.float32]
 
 
 def _cut(rows: NDArray[Any], starts: NDArray[np.int64], length: int) -> Tensor:
-    """(B, length, ·) beginning at `starts`."""
-    if not rows.shape[1]:
-        return torch.empty(len(starts), length, 0)
-    return torch.from_numpy(rows[starts[:, None] + np.arange(length)])
+    """(B, length, ·) beginning at `starts`, each column contiguous."""
+    if not rows.shape[1] or not len(starts):
+        return torch.from_numpy(np.empty((len(starts), length, rows.shape[1]), rows.dtype))
+    step, column = rows.strides
+    shape = (len(rows) - length + 1, rows.shape[1], length)
+    every = as_strided(rows, shape, (step, column, step), writeable=False)
+    return torch.from_numpy(every[starts]).mT
 
 
 def require_windows(prepared: Sequence[Prepared], length: int, horizon: int) -> None:
