@@ -366,10 +366,10 @@ def zoo(
     pipeline: Annotated[
         str | None, typer.Option("--for", metavar="NAME", help="only what this one can use")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="backbone, mixer, …")] = None,
+    kind: Annotated[str | None, typer.Option(help="backbone, mixer, rewrite, …")] = None,
     as_json: Json = False,
 ) -> None:
-    """Backbones, mixers and their parts: parameters, multiply-accumulates, paper, where usable."""
+    """Backbones, mixers, their parts and rewrites: parameters, multiply-accumulates, paper, where usable."""
     from shared.nets.zoo import zoo as parts
 
     use = registry.load(pipeline).network if pipeline else None

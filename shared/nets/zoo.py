@@ -10,6 +10,8 @@ from shared.nets.registry import Card, Kind, cards, nearest
 from shared.pipeline import NetworkUse
 
 KINDS: tuple[Kind, ...] = ("backbone", "mixer", "feedforward", "stem", "down", "position", "norm", "head")
+REWRITE = "rewrite"
+"""Kind of the tools of `shared.rewrite`, which turn a built network into another."""
 MIXER_DIM, MIXER_SIZES = 64, {1: (1024,), 2: (32, 32), 3: (16, 8, 8)}
 """Mixers are measured alone, on 1,024 tokens of 64 channels."""
 
@@ -18,12 +20,23 @@ def zoo(use: NetworkUse | None = None, kind: str | None = None) -> list[dict[str
     """One row a part: name, kind, paper, dims, causal, streaming, masks, params, macs, at, cost, source.
 
     Networks are measured at their published input, or at `use`'s, for which parts that cannot serve are left out.
-    `kind` chooses one of `KINDS`. Raises `UsageError` for another.
+    `kind` chooses one of `KINDS` or `REWRITE`. Raises `UsageError` for another.
     """
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"zoo: found kind {kind!r}; {nearest(kind, KINDS)}")
+    if kind is not None and kind not in (*KINDS, REWRITE):
+        raise UsageError(f"zoo: found kind {kind!r}; {nearest(kind, (*KINDS, REWRITE))}")
     chosen = [one for one in KINDS if kind in (None, one)]
-    return [row for one in chosen for card in cards(one) for row in _row(card, use)]
+    rows = [row for one in chosen for card in cards(one) for row in _row(card, use)]
+    return rows + (_rewrites() if kind in (None, REWRITE) else [])
+
+
+def _rewrites() -> list[dict[str, Any]]:
+    from shared.rewrite import papers
+
+    same = {"dims": [1, 2, 3], "causal": "can be", "streaming": False, "masks": True, "cost": ""}
+    return [
+        {"name": name, "kind": REWRITE, **same, "source": "ours", "paper": paper}
+        for name, paper in papers().items()
+    ]
 
 
 def _row(card: Card, use: NetworkUse | None) -> Iterable[dict[str, Any]]:

@@ -6,6 +6,6 @@ known under a name; a configuration lists them in `rewrite`, in order. The model
 batch of inputs for those that measure or calibrate with one. The report is a flat mapping of figures, for MLflow.
 """
 
-from shared.rewrite.registry import Report, apply_all, find, names, register
+from shared.rewrite.registry import Report, apply_all, find, names, papers, register
 
-__all__ = ["Report", "apply_all", "find", "names", "register"]
+__all__ = ["Report", "apply_all", "find", "names", "papers", "register"]

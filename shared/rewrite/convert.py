@@ -33,7 +33,9 @@ from shared.rewrite.streams import Branch, Slot, Stream, refuse, streams_of
 Form = Literal["rms", "crms"]
 
 
-@register("prermsnorm")
+@register(
+    "prermsnorm", paper="Pre-RMSNorm and Pre-CRMSNorm Transformers, Jiang et al. 2023, arXiv 2305.14858"
+)
 def apply(
     model: nn.Module, data: Tensor | None = None, *, form: Form = "rms", trainable: bool = False
 ) -> tuple[nn.Module, Report]:

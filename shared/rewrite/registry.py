@@ -17,13 +17,14 @@ from shared.nets.registry import nearest, split
 Report = dict[str, Any]
 Rewrite = Callable[..., tuple[nn.Module, Report]]
 _KNOWN: dict[str, Rewrite] = {}
+_PAPERS: dict[str, str] = {}
 
 
-def register(name: str) -> Callable[[Rewrite], Rewrite]:
+def register(name: str, paper: str = "–") -> Callable[[Rewrite], Rewrite]:
     """Function decorator: make a rewrite known under `name`."""
 
     def add(function: Rewrite) -> Rewrite:
-        _KNOWN[name] = function
+        _KNOWN[name], _PAPERS[name] = function, paper
         return function
 
     return add
@@ -40,6 +41,11 @@ def names() -> list[str]:
     """Every rewrite."""
     _load_all()
     return sorted(_KNOWN)
+
+
+def papers() -> dict[str, str]:
+    """Every rewrite and its source."""
+    return {name: _PAPERS[name] for name in names()}
 
 
 def find(name: str) -> Rewrite:

@@ -13,6 +13,7 @@ from shared.nets import create_backbone
 from shared.nets.registry import cards, make
 from shared.nets.stems.base import Down, Stem
 from shared.nets.zoo import zoo
+from shared.rewrite import names
 
 BASE: dict[str, Any] = {
     "stem": {"name": "patch", "patch": 1},
@@ -174,3 +175,8 @@ def test_every_size_that_stems_and_downsampling_take_is_the_one_they_say() -> No
         for side in range(5, 14):
             x = torch.zeros(1, 3, side) if kind == "stem" else torch.zeros(1, side, 3)
             assert part(x).shape[1] == part.out_size((side,))[0]
+
+
+def test_the_zoo_lists_rewrites_too() -> None:
+    rows = zoo(kind="rewrite")
+    assert [row["name"] for row in rows] == names() and all("arXiv" in row["paper"] for row in rows)
