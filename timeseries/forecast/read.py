@@ -210,7 +210,8 @@ def match_columns(series: Series, config: ForecastConfig) -> Series:
     """
     data = config.data
     wanted = (data.targets or series.channels, data.past_columns, data.future_columns)
-    return _matched(series, wanted, data.freq, "as the model was trained on")
+    told = data.freq is not None or data.date_column == ""
+    return _matched(series, wanted, data.freq if told else series.freq, "as the model was trained on")
 
 
 def _matched(series: Series, wanted: tuple[tuple[str, ...], ...], freq: str | None, why: str) -> Series:

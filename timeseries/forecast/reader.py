@@ -61,6 +61,8 @@ class Reader(TableColumns):
         date_column = self.date_column(id_column)
         columns = self.columns({id_column, date_column})
         layout = "long" if id_column else "wide"
+        if self.data.layout == "auto":
+            self.notes.insert(0, f"{layout} table")
         reading = Reading([], self.faults, layout, date_column or "", id_column)
         groups = self._groups(id_column)
         times = self._times(date_column, groups)

@@ -1,0 +1,54 @@
+"""What is wrong with a data set, all in one pass, and what its tables tell that a configuration left open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DataInvalid, Fault, ItemError
+from shared.pipeline import error_faults
+from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.read import completed, match_columns, read_all
+from timeseries.forecast.reader import Reading
+from timeseries.forecast.series import Series
+from timeseries.forecast.windows import Prepared, Scale, borders, require_windows
+
+
+def check(config: ForecastConfig) -> list[Fault]:
+    """Every fault of the data set, errors first, then warnings."""
+    reading = _read(config)
+    faults = list(reading.faults)
+    if not error_faults(faults) and reading.series:
+        faults += _too_short(reading.series, config)
+    return sorted(faults, key=lambda fault: fault.severity)
+
+
+def infer(config: ForecastConfig) -> dict[str, Any]:
+    """The completed keys of ``data``: layout, date_column, id_column, freq, targets. Raises `DataInvalid`."""
+    reading = _read(config)
+    reading.checked()
+    return completed(reading)
+
+
+def _read(config: ForecastConfig) -> Reading:
+    if config.data.path is not None:
+        return read_all(Path(config.data.path), config.data)
+    from timeseries.forecast.sample import embedded
+
+    try:
+        series = match_columns(embedded(), config)
+    except ItemError as err:
+        return Reading(faults=[err.fault])
+    return Reading([series], [], "wide", "date", None, series.freq)
+
+
+def _too_short(series: list[Series], config: ForecastConfig) -> list[Fault]:
+    """Faults of the division: dates outside a series, and parts without a single window."""
+    data = config.data
+    try:
+        parts = [(each, borders(each, data)) for each in series]
+        prepared = [Prepared(each, Scale.fit(each, ends.train), ends) for each, ends in parts]
+        require_windows(prepared, data.input_length, data.horizon)
+    except DataInvalid as err:
+        return err.faults
+    return []
