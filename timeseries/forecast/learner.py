@@ -1,0 +1,184 @@
+"""A network fitted to one series that may grow, and its errors on rows it has not seen. What the estimators are made of.
+
+The last rows are held back (`estimator_data.tail`). Least squares: a first network of the other rows is the witness
+whose errors there make the intervals; the one that forecasts has all rows. Gradient steps: one network, whose weights
+the rows held back choose.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timeseries.forecast.ahead import rolled
+from timeseries.forecast.closed_form import fit_closed_form, refit
+from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.estimator_data import tail
+from timeseries.forecast.fit import by_steps
+from timeseries.forecast.moments import Moments
+from timeseries.forecast.network import ForecastNetwork
+from timeseries.forecast.score import errors_of
+from timeseries.forecast.series import Series
+from timeseries.forecast.steps import train_network
+from timeseries.forecast.windows import Borders, Inputs, Part, Prepared, Scale, Windows
+
+ERROR_VALUES = 4_000_000
+"""Errors kept (numbers); of more, those of evenly spaced windows."""
+NAN = float("nan")
+
+
+class Learner:
+    """`config` is complete; `held_back` is the share of rows that are."""
+
+    def __init__(self, config: ForecastConfig, held_back: float, scale: bool, device: str) -> None:
+        self.config = config
+        self._held_back, self._scaled, self._device = held_back, scale, device
+        self.network: ForecastNetwork
+        """Forecasts; on the CPU."""
+        self.scale: Scale
+        self._witness: ForecastNetwork
+        self._prepared: Prepared
+        self._moments: tuple[Moments, ...] = ()
+        """Of the rows not held back, and of all."""
+
+    @property
+    def length(self) -> int:
+        return self.config.data.input_length
+
+    @property
+    def horizon(self) -> int:
+        return self.config.data.horizon
+
+    @property
+    def rows(self) -> int:
+        """Rows learned or held back."""
+        return len(self._prepared.series)
+
+    # ------------------------------------------------------------ learning
+
+    def learn(self, series: Series) -> None:
+        """From nothing. Raises `Diverged`, `ResourcesExhausted`."""
+        self.scale = _scale(series, len(series) - self._tail(series), self._scaled)
+        prepared = self._prepare(series)
+        if by_steps(self.config):
+            self.network = self._witness = self._steps(prepared, self.config, None)
+        else:
+            self._exact(prepared)
+        self._prepared = prepared
+
+    def go_on(self, series: Series) -> None:
+        """With more rows of the series it has: exactly what least squares of all of them give, with the first scale; or
+        one more epoch. Rows that were learned before and have changed mean learning anew."""
+        if len(series) <= self.rows:
+            return
+        prepared = self._prepare(series)
+        if by_steps(self.config):
+            settings = self.config.train.model_copy(update={"epochs": 1})
+            once = self.config.model_copy(update={"train": settings})
+            self.network = self._witness = self._steps(prepared, once, self.network)
+        elif self._continues(prepared):
+            networks = (self._witness, self.network)[-len(self._moments) :]
+            for network, moments, span in zip(networks, self._moments, self._spans(prepared)):
+                moments.update(*_rows(prepared, *span))
+                self._solve(network, moments)
+        else:
+            return self.learn(series)
+        self._prepared = prepared
+        return None
+
+    def _tail(self, series: Series) -> int:
+        return tail(len(series), self.horizon, self._held_back)
+
+    def _prepare(self, series: Series) -> Prepared:
+        rows = len(series)
+        return Prepared(series, self.scale, Borders(rows - self._tail(series), rows, rows))
+
+    def _steps(
+        self, prepared: Prepared, config: ForecastConfig, start: ForecastNetwork | None
+    ) -> ForecastNetwork:
+        train, val = (Windows([prepared], part, self.length, self.horizon) for part in ("train", "val"))
+        if not len(train):
+            raise ValueError("y: every window lacks all values to forecast; some wanted; impute them first")
+        return train_network(config, train, val if len(val) else None, start, self._device)
+
+    def _exact(self, prepared: Prepared) -> None:
+        self._witness = ForecastNetwork(self.config).eval()
+        model: Any = self._witness.model
+        known = fit_closed_form(model, [prepared], self.config, lambda text: None)
+        self._moments, self.network = (known,), self._witness
+        if prepared.borders.train < prepared.borders.val:
+            whole, self.network = copy.deepcopy(known), copy.deepcopy(self._witness)
+            whole.update(*_rows(prepared, prepared.borders.train, prepared.borders.val))
+            self._moments = (known, whole)
+            self._solve(self.network, whole)
+
+    def _solve(self, network: ForecastNetwork, moments: Moments) -> None:
+        model: Any = network.model
+        refit(model, moments, self.config.model.ridge)
+
+    def _spans(self, new: Prepared) -> list[tuple[int, int]]:
+        """Rows that the moments lack."""
+        old = self._prepared.borders
+        return [(old.train, new.borders.train), (old.val, new.borders.val)][-len(self._moments) :]
+
+    def _continues(self, new: Prepared) -> bool:
+        """Whether the moments can take the new rows as they are."""
+        old, rows = self._prepared, self.rows
+        if len(self._moments) == 1 and new.borders.train < new.borders.val:
+            return False
+        same = all(
+            np.array_equal(getattr(old, name)[:rows], getattr(new, name)[:rows])
+            for name in ("x", "mask", "future")
+        )
+        return same and all(first <= last for first, last in self._spans(new))
+
+    # ------------------------------------------------------------ errors
+
+    @torch.no_grad()
+    def errors(self, steps: int) -> Tensor:
+        """(N, steps, C) truth minus forecast, scaled, NaN where unknown; of the rows held back, or of the training rows
+        where there are none. Steps further than these reach have the errors of the last that they do."""
+        part: Part = "val" if len(Windows([self._prepared], "val", self.length, 1)) else "train"
+        first, last = self._prepared.borders.span(part, self.length)
+        reach = min(steps, last - first - self.length)
+        windows = Windows([self._prepared], part, self.length, reach)
+        if reach == self.horizon:
+            found = errors_of(self._witness, windows, ERROR_VALUES)
+        else:
+            found = self._rolled_errors(windows)
+        return torch.cat([found, found[:, -1:].expand(-1, steps - reach, -1)], 1)
+
+    def _rolled_errors(self, windows: Windows) -> Tensor:
+        """The same for horizons other than the network's."""
+        rounds = -(-windows.horizon // self.horizon)
+        channels = len(self.config.data.targets)
+        stride = max(1, -(-len(windows) * windows.horizon * channels // ERROR_VALUES))
+        chosen, parts = np.arange(0, len(windows), stride), [torch.empty(0, windows.horizon, channels)]
+        for at in range(0, len(chosen), 256):
+            inputs, y, mask = windows.batch(chosen[at : at + 256])
+            more = rounds * self.horizon - windows.horizon
+            future, marks = (
+                torch.nn.functional.pad(t, (0, 0, 0, more)) for t in (inputs.future, inputs.marks)
+            )
+            found, _ = rolled(
+                self._witness, Inputs(inputs.x, inputs.mask, inputs.past, future, marks), rounds
+            )
+            parts.append((y - found[:, : windows.horizon]).masked_fill(~mask, NAN))
+        return torch.cat(parts)
+
+
+def _rows(prepared: Prepared, first: int, last: int) -> tuple[Any, Any]:
+    """Scaled rows, missing ones NaN, and exogenous ones: as `Moments` takes them."""
+    x = np.where(prepared.mask[first:last], prepared.x[first:last], np.nan)
+    return x, np.concatenate([prepared.past[first:last], prepared.future[first:last]], 1)
+
+
+def _scale(series: Series, rows: int, wanted: bool) -> Scale:
+    scale = Scale.fit(series, rows)
+    if wanted:
+        return scale
+    return Scale(*((np.zeros_like(m), np.ones_like(s)) for m, s in (scale.values, scale.past, scale.future)))
