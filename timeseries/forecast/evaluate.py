@@ -73,7 +73,7 @@ def evaluate_network(
     atomic_write_text(out / "by_step_and_channel.csv", csv_text(_by_channel(tally)))
     rolled, said = _backtest(network, windows, asked.backtest_origins)
     atomic_write_text(out / "backtest.csv", rolled.to_csv(index=False, float_format="%.7g"))
-    figures = draw_all(network, tally, season, rolled, out)
+    figures = draw_all(network, tally, season, out, asked.backtest_origins)
     return ForecastEvaluation(metrics, table_of(tally, against), figures, notes + said, by_step)
 
 

@@ -135,11 +135,23 @@ def error_figure(by_step: Sequence[Mapping[str, Any]], errors: Floats, channels:
     top.set_ylim(bottom=0)
     top.set_ylabel("MSE, scaled")
     dress(top, "Error by step ahead, all channels")
-    top.legend(
-        frameon=False, fontsize=8.5, handlelength=2.2, ncols=3, loc="upper left", bbox_to_anchor=(0.4, 1.22)
-    )
+    _legend_above(top)
     _heat_map(figure, below, errors, channels)
     return figure
+
+
+def _legend_above(axes: Axes) -> None:
+    """At the right, on the line of the title."""
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        handlelength=2.2,
+        ncols=3,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.99),
+        borderaxespad=0.2,
+        labelcolor=LIGHT.text,
+    )
 
 
 def _heat_map(figure: Figure, axes: Axes, errors: Floats, channels: Sequence[str]) -> None:
@@ -183,7 +195,7 @@ def coverage_figure(by_step: Sequence[Mapping[str, Any]], levels: Sequence[float
             linewidth=1.7,
             marker=marker,
             markersize=3,
-            label=f"{name} % interval, measured",
+            label=f"{name} % interval",
         )
         top.axhline(level, color=ink, linewidth=1.0, linestyle=(0, (4, 3)))
         top.annotate(
@@ -212,9 +224,9 @@ def coverage_figure(by_step: Sequence[Mapping[str, Any]], levels: Sequence[float
     below.margins(x=0.01)
     below.set_ylabel("mean width, scaled")
     below.set_xlabel("step ahead")
-    dress(top, "Coverage of the intervals by step ahead")
+    dress(top, "Measured coverage by step ahead")
     dress(below)
-    top.legend(frameon=False, fontsize=8.5, loc="lower right", ncols=2)
+    _legend_above(top)
     figure.tight_layout(pad=0.9, h_pad=1.2)
     figure.align_ylabels([top, below])
     return figure
@@ -223,25 +235,19 @@ def coverage_figure(by_step: Sequence[Mapping[str, Any]], levels: Sequence[float
 # ---------------------------------------------------------------- back-test
 
 
-def backtest_figure(frame: pd.DataFrame, series: str, channels: Sequence[str], longest: int = 1200) -> Figure:
-    """Strip a channel: truth of the test part and the forecasts from successive origins, the widest interval shaded.
-
-    Of more than `longest` rows the last ones are drawn; dotted lines are the origins.
-    """
-    mine = frame[frame["series"] == series]
+def backtest_figure(frame: pd.DataFrame, channels: Sequence[str]) -> Figure:
+    """Strip a channel of one series' back-test (`backtest.backtest`): truth and the forecasts from successive origins,
+    which dotted lines mark, the widest interval shaded."""
     figure = new_figure(10.0, 1.75 * len(channels) + 0.6)
     strips = figure.subplots(len(channels), 1, squeeze=False, sharex=True)[:, 0]
-    bounds = [name.removeprefix("lo-") for name in mine.columns if name.startswith("lo-")]
+    bounds = [name.removeprefix("lo-") for name in frame.columns if name.startswith("lo-")]
     widest = max(bounds, key=float, default=None)
+    numbered = pd.api.types.is_integer_dtype(frame["ds"])
     for axes, channel in zip(strips, channels):
-        rows = mine[mine["channel"] == channel]
-        origins = rows["origin"].unique()
-        step = max(len(rows) // max(len(origins), 1), 1)
-        rows = rows.iloc[-(longest // step or 1) * step :]
+        rows = frame[frame["channel"] == channel]
         for number, (_, part) in enumerate(rows.groupby("origin", sort=False)):
             _strip(axes, part, widest, label=number == 0)
         dress(axes, plain_text(channel))
-        numbered = pd.api.types.is_integer_dtype(rows["ds"])
         dated(axes, pd.RangeIndex(len(rows)) if numbered else pd.DatetimeIndex(rows["ds"]))
         axes.margins(x=0.005)
     head = 0.36 / figure.get_figheight()

@@ -77,7 +77,7 @@ def _own(series: list[Series], stored: Mapping[str, Any], config: ForecastConfig
 def _foreign(series: list[Series], stored: Mapping[str, Any], config: ForecastConfig) -> HeldOut:
     """Windows of whole series, except the rows a stored series was trained on and those a new scale was taken from."""
     prepared, used, known = [], [], []
-    fresh, overlapping = 0, 0
+    fresh, overlapping, doubtful = 0, 0, 0
     for one in series:
         entry, seen = _recognise(one, stored)
         if entry is not None:
@@ -89,6 +89,7 @@ def _foreign(series: list[Series], stored: Mapping[str, Any], config: ForecastCo
             scale, spent = Scale.fit(one, rows), slice(0, rows)
             known.append(spent)
             fresh += 1
+            doubtful += _shares_dates(one, stored)
         prepared.append(Prepared(one, scale, Borders(0, 0, len(one))))
         used.append(spent)
     windows = Windows(prepared, "test", config.data.input_length, config.data.horizon)
@@ -103,7 +104,21 @@ def _foreign(series: list[Series], stored: Mapping[str, Any], config: ForecastCo
         notes.append(
             f"{overlapping} series hold rows that the model was trained or tuned on: no horizon touches them."
         )
+    if doubtful:
+        notes.append(
+            f"{doubtful} of the new series have dates of the training data: if they are parts of it, under another name, "
+            "these scores are too good."
+        )
     return HeldOut(windows, known, notes)
+
+
+def _shares_dates(series: Series, stored: Mapping[str, Any]) -> bool:
+    """Whether rows of `series` are dated as training rows of a stored one are, and its columns could be the same."""
+    for entry in list(stored.values())[:MAX_COMPARED]:
+        rows = _rows_between(series, entry, entry["val"])
+        if isinstance(series.times, pd.DatetimeIndex) and rows is not None and rows.stop > rows.start:
+            return True
+    return False
 
 
 def _unseen(windows: Windows, used: list[slice]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -161,7 +176,7 @@ def _rows_between(series: Series, entry: Mapping[str, Any], rows: int) -> slice 
 def _cut(series: Series, rows: slice) -> Series:
     return replace(
         series,
-        times=series.times[rows],
+        times=series.times[rows],  # type: ignore[arg-type]
         values=series.values[rows],
         past=series.past[rows] if series.past.size else series.past,
         future=series.future[rows] if series.future.size else series.future,

@@ -113,7 +113,7 @@ def period_figure(spectra: dict[str, tuple[Floats, Floats]], season: int) -> Fig
     panels = figure.subplots(len(spectra), 1, squeeze=False, sharex=True)[:, 0]
     for number, (axes, (name, (delays, shares))) in enumerate(zip(panels, spectra.items())):
         _stems(axes, delays, shares, PALETTE[number % len(PALETTE)])
-        axes.set_xticks(seasonal_ticks(season, longest))
+        axes.set_xticks([0, *seasonal_ticks(season, longest)[1:]])
         axes.set_xlim(-0.5, longest + 1)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("share")

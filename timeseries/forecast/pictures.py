@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from shared.plots.style import save_png
 from timeseries.forecast import figures, insight
+from timeseries.forecast.backtest import forecasts, origins_of
 from timeseries.forecast.metrics import Tally
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.score import _on
@@ -26,14 +26,18 @@ COLUMNS = 3
 """Channels of the picture of windows."""
 STRIPS = 4
 """Channels of the back-test's picture."""
+STRIP_ROWS = 1200
+"""Rows of it, at least four origins."""
+PERIOD_WINDOWS = 64
+"""Windows that Autoformer's delays are taken from."""
 DECOMPOSED_SEASONS = 14
 """Seasons of the decomposed stretch."""
 
 
 def draw_all(
-    network: ForecastNetwork, tally: Tally, season: int, backtest: pd.DataFrame, out: Path
+    network: ForecastNetwork, tally: Tally, season: int, out: Path, origins: int = 0
 ) -> dict[str, Path]:
-    """Caption → picture in `out`."""
+    """Caption → picture in `out`; `origins` as ``evaluate.backtest_origins``."""
     drawn: dict[str, Path] = {}
 
     def keep(caption: str, name: str, figure: Figure) -> None:
@@ -61,11 +65,10 @@ def draw_all(
             "Measured coverage of the intervals by step ahead, beside the level wanted, and their width."
         )
         keep(caption, "coverage", figures.coverage_figure(by_step, levels))
-    if len(backtest):
-        series = str(backtest["series"].iloc[0])
-        names = [channels[number] for number in spread_channels(errors, STRIPS)]
-        caption = f"Rolling back-test of {series}: forecasts from successive origins of the rows scored."
-        keep(caption, "backtest", figures.backtest_figure(backtest, series, names))
+    rolled = forecasts(network, tally.windows, strip_origins(tally.windows, origins))
+    names = [channels[number] for number in spread_channels(errors, STRIPS)]
+    caption = f"Rolling back-test of {rolled['series'].iloc[0]}: forecasts from successive origins of the rows scored."
+    keep(caption, "backtest", figures.backtest_figure(rolled, names))
     for caption, name, figure in _of_model(network, tally, season):
         keep(caption, name, figure)
     return drawn
@@ -76,6 +79,14 @@ def spread_channels(errors: NDArray[np.float64], count: int) -> list[int]:
     order = np.argsort(-np.where(np.isfinite(errors), errors, 0).mean(0), kind="stable")
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [int(order[place]) for place in places]
+
+
+def strip_origins(windows: Windows, limit: int = 0) -> NDArray[np.int64]:
+    """Numbers of the windows in the back-test's picture: the last ones of the first series that has any, unless as many
+    as `limit` over all of it were asked for."""
+    chosen = origins_of(windows, limit)
+    chosen = chosen[windows.index[chosen, 0] == windows.index[chosen[0], 0]]
+    return chosen if limit else chosen[-max(STRIP_ROWS // windows.horizon, 4) :]
 
 
 def ranked_windows(tally: Tally) -> dict[str, int]:
@@ -153,10 +164,22 @@ def _periods(network: ForecastNetwork, tally: Tally, season: int) -> list[tuple[
     from timeseries.forecast.autoformer import top_delays
 
     windows = tally.windows
-    some = np.unique(np.linspace(0, len(windows) - 1, 64).round().astype(int))
-    spectra = top_delays(network.model, _on(network, windows.batch(some).inputs))
+    some = np.unique(np.linspace(0, len(windows) - 1, PERIOD_WINDOWS).round().astype(int))
+    spectra: dict[str, Any] = {}
+    for name, (delays, weights) in top_delays(
+        network.model, _on(network, windows.batch(some).inputs)
+    ).items():
+        share = np.bincount(delays.cpu().flatten().numpy(), weights.cpu().flatten().numpy()) / len(delays)
+        spectra[_part(name)] = np.flatnonzero(share), share[share > 0]
     caption = f"Autoformer's delays over {len(some)} windows: the share of its weight that each period gets, by layer."
     return [(caption, "periods", insight.period_figure(spectra, season))]
+
+
+def _part(name: str) -> str:
+    """``decoder.0.cross`` → ``Decoder layer 1, of the encoder's output``."""
+    side, number, kind = name.split(".")[:3]
+    whose = ", of the encoder's output" if kind == "cross" else ""
+    return f"{side.capitalize()} layer {int(number) + 1}{whose}"
 
 
 def _decomposition(network: ForecastNetwork, windows: Windows, season: int) -> tuple[str, str, Figure]:
