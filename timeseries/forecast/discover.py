@@ -18,8 +18,12 @@ def find_files(root: Path) -> list[tuple[Path, Path]]:
     """(where the search began, file), sorted; hidden files and forecasts of ours are passed over."""
     if not root.is_dir():
         return [(root.parent, root)]
-    found = (path for path in root.rglob("*") if is_table(path) and not _hidden(path.relative_to(root)))
-    return [(root, path) for path in sorted(found) if not stem(path).endswith(FORECAST)]
+    found = (path for path in root.rglob("*") if is_table(path) and not path.is_dir())
+    return [
+        (root, path)
+        for path in sorted(found)
+        if not (_hidden(path.relative_to(root)) or stem(path).endswith(FORECAST))
+    ]
 
 
 def _hidden(path: Path) -> bool:
@@ -29,7 +33,7 @@ def _hidden(path: Path) -> bool:
 def fault_of(path: Path) -> Fault | None:
     """What can be known without reading: a link to nowhere, an empty file, not a table."""
     try:
-        if not is_table(path):
+        if not path.name.lower().endswith(SUFFIXES):
             return Fault(
                 path, f"suffix {path.suffix or 'none'}", f"one of {', '.join(SUFFIXES)}", "export it as CSV"
             )
@@ -47,8 +51,8 @@ def unique_names(files: Sequence[tuple[Path, Path]]) -> list[str]:
     def candidates(root: Path, path: Path) -> list[str]:
         inside = path.relative_to(root)
         short = (inside.parent / stem(path)).as_posix()
-        whole = path.resolve().as_posix().lstrip("/")
-        return [short, inside.as_posix(), f"{root.resolve().name}/{inside.as_posix()}", whole]
+        whole = path.absolute().as_posix().lstrip("/")
+        return [short, inside.as_posix(), f"{root.absolute().name}/{inside.as_posix()}", whole]
 
     options, level = [candidates(*pair) for pair in files], [0] * len(files)
     while True:

@@ -6,6 +6,7 @@ Everything is computed on the CPU, one series at a time: equal files give equal 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class ForecastPredictor(Predictor):
 
     def discover(self, paths: Sequence[Path]) -> list[Item]:
         found = [pair for path in paths for pair in find_files(Path(path))]
-        found = list({path.resolve(): (root, path) for root, path in found}.values())
+        found = list({os.path.realpath(path): (root, path) for root, path in found}.values())
         names = unique_names(found)
         return [Item(name, (path,), path, fault_of(path)) for name, (_, path) in zip(names, found)]
 
