@@ -83,6 +83,16 @@ class TableColumns:
                 self.notes.append("the first column counts rows and is left out")
                 self.frame = self.frame.drop(columns=first)
 
+    def drop_blank(self, date_column: str) -> None:
+        """Leave out rows without stamp or anything else."""
+        cells = self.frame[date_column]
+        empty = np.flatnonzero((cells.isna() | (cells.astype(object) == "")).to_numpy(bool))
+        blank = [int(i) for i in empty if all(stamps.missing(cell) for cell in self.frame.iloc[i])]
+        if blank:
+            self.notes.append(f"blank rows are left out: {self.listed(blank)}")
+            keep = np.delete(np.arange(len(self.frame)), blank)
+            self.frame, self.rows = self.frame.iloc[keep], self.rows[keep]
+
     # ------------------------------------------------------------ which column is what
 
     def id_column(self) -> str | None:
@@ -139,6 +149,8 @@ class TableColumns:
         if not targets:
             has = ", ".join(self.frame.columns[:8])
             self.fault(f"no numbers in the columns {has}", "at least one column to forecast", "add it")
+            for name in [name for name in unnamed if not _is_stamps(self.frame[name])][:SHOWN]:
+                self._bad_cells(name, self._parsed(name)[1])
         if self.failed:
             return None
         return Columns(tuple(targets), data.past_columns, data.future_columns)
@@ -170,7 +182,9 @@ class TableColumns:
         for index, name in enumerate(columns.all):
             column = self.frame[name]
             bad = np.empty(0, np.int64)
-            if pd.api.types.is_numeric_dtype(column.dtype):
+            if pd.api.types.is_complex_dtype(column.dtype):
+                bad = np.arange(len(column))
+            elif pd.api.types.is_numeric_dtype(column.dtype):
                 out[:, index] = column.to_numpy(np.float64, na_value=np.nan)
             elif _is_stamps(column):
                 bad = np.arange(len(column))

@@ -55,25 +55,6 @@ def read_file(path: Path, data: ForecastDataConfig) -> list[Series]:
     return _file(Path(path), data).checked()
 
 
-def read_item(path: Path, config: ForecastConfig) -> list[Series]:
-    """The series in one file to forecast, their columns those the model was trained on. Raises `ItemError`.
-
-    The file may be laid out otherwise than the training data: wide or long, and its stamps under another name.
-    """
-    path, data = Path(path), config.data
-    try:
-        loaded = table.load(path, data)
-        known = data.date_column in ("", *map(str, loaded.frame.columns))
-        over = {"layout": "auto"} if known else {"layout": "auto", "date_column": None}
-        found = Reader(loaded, data.model_copy(update=over), str(path)).read().checked()
-    except DataInvalid as err:
-        faults = error_faults(err.faults)
-        first = faults[0]
-        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise ItemError(path, first.found + more, first.wanted, first.mend, first.field) from None
-    return [match_columns(series, config) for series in found]
-
-
 def _frame(frame: pd.DataFrame, data: ForecastDataConfig, source: str) -> Reading:
     try:
         table.require_names((str(name) for name in frame.columns), source)

@@ -59,6 +59,8 @@ class Reader(TableColumns):
             return Reading(faults=self.faults)
         id_column = self.id_column()
         date_column = self.date_column(id_column)
+        if date_column is not None:
+            self.drop_blank(date_column)
         columns = self.columns({id_column, date_column})
         layout = "long" if id_column else "wide"
         if self.data.layout == "auto":
@@ -119,9 +121,7 @@ class Reader(TableColumns):
         if not len(parsed.bad):
             return False
         bad = at[parsed.bad]
-        cells = (
-            self.frame[name].iloc[bad[:SHOWN]].map(lambda cell: "" if stamps.missing(cell) else cell).tolist()
-        )
+        cells = self.frame[name].iloc[bad[:SHOWN]].map(_cell).tolist()
         where = self.listed(bad, [*cells, *[""] * (len(bad) - len(cells))])
         self.fault(f"no stamp in {where}", parsed.wanted, parsed.mend, name)
         return True
@@ -155,10 +155,24 @@ class Reader(TableColumns):
         out: dict[str, str | None] = {}
         for key, step in inferred.items():
             same = step is not None and stamps.step_key(step) == stamps.step_key(common)
-            if step is not None and not same and given is None:
-                self.fault(f"a step of {step}", f"{common} as in most series", "give series of one step", key)
+            if (
+                step is not None
+                and not same
+                and self._other_step(step, common, key if len(times) > 1 else "")
+            ):
+                continue
             out[key] = step if same else common
         return out
+
+    def _other_step(self, step: str, common: str, where: str) -> bool:
+        """Whether the step is a fault. Days may be business days, and a finer calendar leaves gaps where asked for."""
+        if self.data.freq is None:
+            self.fault(f"a step of {step}", f"{common} as in most series", "give series of one step", where)
+            return True
+        if self.data.gaps == "mask" or "B" in (step, common):
+            return False
+        self.fault(f"a step of {step}", f"{common} (data.freq)", f"set data.freq={step}, or resample", where)
+        return True
 
     def _no_step(self, times: _Times) -> None:
         longest = max((stamped for stamped, _ in times.values() if stamped is not None), key=len)
@@ -168,9 +182,13 @@ class Reader(TableColumns):
             return
         steps, counts = np.unique(np.diff(unique.asi8), return_counts=True)
         order = np.argsort(-counts, kind="stable")[:3]
-        said = ", ".join(f"{pd.Timedelta(steps[i])} ({100 * counts[i] / counts.sum():.0f} %)" for i in order)
+        said = ", ".join(
+            f"{stamps.fixed_step(int(steps[i]))} ({counts[i]:,} of {counts.sum():,})" for i in order
+        )
+        months = np.median(steps) >= 28 * 86_400 * 10**9
+        wanted = "one step between rows" + ("; months by their first or last day" if months else "")
         mend = "resample the table, or set data.freq, and data.gaps=mask if stamps are absent"
-        self.fault(f"steps vary: {said}", "one step between rows", mend)
+        self.fault(f"steps vary: {said}", wanted, mend)
 
     # ------------------------------------------------------------ series
 
@@ -184,11 +202,13 @@ class Reader(TableColumns):
         steps: dict[str, str | None],
     ) -> None:
         """Put every series on its calendar; without values (a fault), only to see what is wrong with the stamps."""
-        reading.freq = Counter(steps.values()).most_common(1)[0][0]
+        reading.freq = Counter(steps.values()).most_common(1)[0][0] if steps else None
         if reading.freq is not None:
             self.notes.append(f"step {reading.freq}" + ("" if self.data.freq else ", the most common one"))
         common = tuple(self.notes)
         for key, at in groups.items():
+            if key not in steps:
+                continue
             self.notes = list(common)
             where = key if reading.layout == "long" else reading.date_column
             held = values[at] if values is not None else np.empty((len(at), 0))
@@ -260,3 +280,9 @@ class Reader(TableColumns):
             self.warn(
                 f"{low:g} occurs {count:,} times", "empty these cells if it marks missing readings", where
             )
+
+
+def _cell(cell: object) -> str:
+    if stamps.missing(cell):
+        return ""
+    return f"{cell:.12g}" if isinstance(cell, float) else str(cell)

@@ -120,11 +120,24 @@ def parse(column: pd.Series, data: ForecastDataConfig) -> Parsed:
         return _from_numbers(column.to_numpy(np.float64, na_value=np.nan), data.date_format)
     if all(hasattr(cell, "year") and not isinstance(cell, str) for cell in column.iloc[:50]):
         column = column.map(lambda cell: cell.isoformat() if hasattr(cell, "isoformat") else cell)
+    if data.date_format is None and (plain := _iso(column)) is not None:
+        return Parsed(plain, _NONE)
     texts = column.map(lambda cell: "" if missing(cell) else str(cell).strip())
     if data.date_format is not None:
         times = pd.to_datetime(texts, format=data.date_format, errors="coerce")
         return _with_bad(pd.DatetimeIndex(times), f"stamps as {data.date_format}", "correct data.date_format")
     return _from_text(texts)
+
+
+def _iso(column: pd.Series) -> pd.DatetimeIndex | None:
+    """The stamps of a column that is plain ISO throughout: no zone, no empty cell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            times = pd.DatetimeIndex(pd.to_datetime(column, format="ISO8601"))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return None if times.tz is not None or times.isna().any() else times.as_unit("ns")
 
 
 def _from_text(texts: pd.Series) -> Parsed:
@@ -171,7 +184,8 @@ def _from_numbers(values: NDArray[np.float64], date_format: str | None) -> Parse
     """YYYYMMDD, years, Unix seconds or milliseconds; numbers that count rows are steps."""
     bad = np.flatnonzero(~np.isfinite(values) | (values != np.floor(values)))
     if len(bad) or not len(values):
-        return Parsed(None, bad, "stamps, or whole numbers that count the rows")
+        wanted = "stamps, or whole numbers that count the rows"
+        return Parsed(None, bad, wanted, "correct them, or set data.date_column='' if rows are steps")
     whole = values.astype(np.int64)
     low, high = whole.min(), whole.max()
     if date_format is not None:
@@ -271,17 +285,23 @@ def infer(times: pd.DatetimeIndex) -> tuple[str | None, float]:
     common = int(values[counts.argmax()])
     share = counts.max() / len(steps)
     day = _UNITS[0][1]
-    if np.median(steps) >= 28 * day and (monthly := _monthly(times)) is not None:
-        return monthly
+    if np.median(steps) >= 28 * day:
+        monthly = _monthly(times)
+        if monthly is not None or share < 0.8:
+            return monthly or (None, 0.0)
     if common == day and _business(times):
         return "B", float((np.diff(_business_days(times)) == 1).mean())
     if common % (7 * day) == 0:
         weekday = int(np.bincount(times.dayofweek, minlength=7).argmax())
         weeks = common // (7 * day)
         return f"{weeks if weeks > 1 else ''}W-{_DAYS[weekday]}", float(share)
-    name, size = next((name, size) for name, size in _UNITS if common % size == 0)
-    count = common // size
-    return f"{count if count > 1 else ''}{name}", float(share)
+    return fixed_step(common), float(share)
+
+
+def fixed_step(ns: int) -> str:
+    """The step of so many nanoseconds: ``h``, ``15min``, ``3D``."""
+    name, size = next((name, size) for name, size in _UNITS if ns % size == 0)
+    return f"{ns // size if ns > size else ''}{name}"
 
 
 def _business(times: pd.DatetimeIndex) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import stat
 import zlib
 from collections.abc import Iterable
@@ -165,7 +166,13 @@ def parse_csv(content: bytes, data: ForecastDataConfig, source: str | Path) -> T
         raise _invalid(source, "empty file", _WANTED, "write the table again")
     if b'"' not in content:  # quoted cells may hold line ends
         require_length(content.count(b"\n"), data, source)
-    sep = data.sep or ("\t" if ".tsv" in str(source).lower() else ",")
+    if content.count(b'"') % 2:
+        row = next(i for i, line in enumerate(content.split(b"\n"), 1) if line.count(b'"') % 2)
+        raise _invalid(
+            source, f"a quotation mark in row {row} without its other", "pairs", "close or remove it"
+        )
+    tabs = str(source).lower().endswith((".tsv", ".tsv.gz"))
+    sep = data.sep or ("\t" if tabs else ",")
     names = _header(content, sep, source)
     table, rows = _records(content, names, sep, source)
     require_length(len(rows), data, source)
@@ -235,9 +242,10 @@ def _header(content: bytes, sep: str, source: str | Path) -> list[str]:
             raise _invalid(source, found, f"columns divided by {sep!r}", f"set data.sep={shown}{more}")
     names = [name.strip() or f"column {number}" for number, name in enumerate(first, 1)]
     require_names(names, source)
-    # Detectors are often named by number; a row of decimals is a table without a header.
-    if all(_is_number(name) for name in first) and any(set(name) & set(".eE") for name in first):
-        found = f"row 1 holds numbers ({', '.join(first[:2])}, …)"
+    # Detectors are often named by number; a row of decimals or with a date is a table without a header.
+    decimals = all(_is_number(name) for name in first) and any(set(name) & set(".eE") for name in first)
+    if decimals or any(re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", name) for name in names):
+        found = f"row 1 holds values ({', '.join(first[:2])}, …)"
         raise _invalid(source, found, "the columns' names", "add a header")
     return names
 
