@@ -105,7 +105,7 @@ class AutoCorrelation(TokenMixer):
         return self._project(mixed * (cover > 1e-5) / cover.clamp(min=1e-5), None)
 
     def _correlation(self, x: Tensor, seen: Tensor, present: Tensor, mask: Tensor | None) -> Tensor:
-        """R (B, L) of x with the keys of y; spectra: `seen` (B, F, C) of y, `present` (B or 1, F) of its valid tokens."""
+        """R (B, L) of x with the keys of y; `seen` (B, F, C) is y's spectrum, `present` that of its valid tokens."""
         length, wq, bq = x.shape[1], self.query.weight, self.query.bias
         q = _both(x, wq, bq, self.key.weight.T)
         q = q if mask is None else q * mask[..., None]
