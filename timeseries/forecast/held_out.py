@@ -106,17 +106,20 @@ def _foreign(series: list[Series], stored: Mapping[str, Any], config: ForecastCo
         )
     if doubtful:
         notes.append(
-            f"{doubtful} of the new series have dates of the training data: if they are parts of it, under another name, "
-            "these scores are too good."
+            f"{doubtful} of the new series have dates of the training data: if they are parts of it under another "
+            "name, these scores are too good."
         )
     return HeldOut(windows, known, notes)
 
 
 def _shares_dates(series: Series, stored: Mapping[str, Any]) -> bool:
-    """Whether rows of `series` are dated as training rows of a stored one are, and its columns could be the same."""
+    """Whether some but not all training rows of a stored series have the dates of `series`: too few to tell by their
+    mean whether they are the same."""
+    if not isinstance(series.times, pd.DatetimeIndex):
+        return False
     for entry in list(stored.values())[:MAX_COMPARED]:
-        rows = _rows_between(series, entry, entry["val"])
-        if isinstance(series.times, pd.DatetimeIndex) and rows is not None and rows.stop > rows.start:
+        rows = _rows_between(series, entry, entry["train"])
+        if rows is not None and 0 < rows.stop - rows.start < entry["train"]:
             return True
     return False
 

@@ -188,7 +188,6 @@ def _decomposition(network: ForecastNetwork, windows: Windows, season: int) -> t
     first = int(windows.index[0, 1])
     rows = slice(first, first + max(DECOMPOSED_SEASONS * season, windows.length, 8 * kernel))
     channel = one.series.channels[-1]
-    figure = insight.decomposition_figure(
-        one.series.times[rows], one.series.values[rows, -1], kernel, channel
-    )
+    times: Any = one.series.times[rows]
+    figure = insight.decomposition_figure(times, one.series.values[rows, -1], kernel, channel)
     return f"Trend and seasonal part of {channel}, as the model parts them.", "decomposition", figure

@@ -13,6 +13,8 @@ from torch import Tensor
 from timeseries.forecast.metrics import Tally, naive_error
 from timeseries.forecast.series import Floats
 
+OFF_LEVEL = 0.05
+"""A coverage further from its level than this is said."""
 NEAR_ZERO = 0.01
 """A value smaller than this share of its channel's standard deviation counts as near zero."""
 
@@ -189,6 +191,11 @@ def notes_of(tally: Tally, against: Reference, metrics: Mapping[str, float], leg
         name = f"coverage_{percent(level)}"
         listed = ", ".join(f"{h}: {rows[h - 1][name]:.2f}" for h in shown_steps(tally.windows.horizon))
         notes.append(f"Coverage of the {percent(level)} % interval by step: {listed}.")
+        if abs(gap := metrics[name] - level) > OFF_LEVEL:
+            notes.append(
+                f"The {percent(level)} % interval is too {'narrow' if gap < 0 else 'wide'}: it held "
+                f"{100 * metrics[name]:.0f} % of the truths; the rows scored differ from those it was calibrated on."
+            )
     return notes
 
 
