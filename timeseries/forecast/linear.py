@@ -155,8 +155,8 @@ def moving_average(rows: Tensor, kernel: int) -> Tensor:
 
 
 class _Merge(torch.autograd.Function):
-    """W_s + (W_t − W_s) M for (…, L) weights, M the matrix of `moving_average`. The gradients are G − G Mᵀ and G Mᵀ, the
-    moving average of G's rows. Sums along rows: a product with the L × L matrix costs several times as much."""
+    """W_s + (W_t − W_s) M for (…, L) weights, M the matrix of `moving_average`. The gradients are G − G Mᵀ and G Mᵀ,
+    the moving average of G's rows. Sums along rows: a product with the L × L matrix costs several times as much."""
 
     @staticmethod
     def forward(ctx: Any, seasonal: Tensor, trend: Tensor, kernel: int) -> Tensor:
@@ -196,7 +196,7 @@ def _each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Every channel of (B, L, C) through its map: (B, O, C), the steps of a channel contiguous."""
     if len(weight) == 1:
         rows = x.mT.reshape(-1, x.shape[1])
-        return F.linear(rows, weight.flatten(0, 1), bias.flatten()).view(len(x), x.shape[2], -1).mT
+        return F.linear(rows, weight.flatten(0, 1), bias.flatten()).view(x.shape[0], x.shape[2], -1).mT
     return torch.baddbmm(bias[:, None], x.permute(2, 0, 1), weight.mT).permute(1, 2, 0)
 
 
@@ -215,10 +215,19 @@ def interpolate(x: Tensor, mask: Tensor) -> Tensor:
         return x
     length = x.shape[1]
     steps = torch.arange(length, device=x.device)[None, :, None]
-    before = torch.where(mask, steps, -1).cummax(1).values
-    after = torch.where(mask, steps, length).flip(1).cummin(1).values.flip(1)
+    before = _latest(torch.where(mask, steps, -1))
+    after = length - _latest(torch.where(mask, length - steps, 0).flip(1)).flip(1)
     left = torch.where(before < 0, after, before).clamp(max=length - 1)
     right = torch.where(after == length, before, after).clamp(min=0)
     share = (steps - left) / (right - left).clamp(min=1)
     start = x.gather(1, left)
     return start + (x.gather(1, right) - start) * share.to(x.dtype)
+
+
+def _latest(steps: Tensor) -> Tensor:
+    """Running maximum over time of (B, L, C) whole numbers of at least −1. (ONNX has no ``cummax``.)"""
+    reach = 1
+    while reach < steps.shape[1]:
+        steps = torch.maximum(steps, F.pad(steps, (0, 0, reach, 0), value=-1)[:, :-reach])
+        reach *= 2
+    return steps
