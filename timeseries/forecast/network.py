@@ -33,10 +33,16 @@ class ForecastNetwork(nn.Module):
             shape = (len(config.intervals.levels), 2, config.data.horizon, len(config.data.targets))
             self.register_buffer("offsets", torch.zeros(shape))
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """(B, Q, H, C)"""
-        out: Tensor = self.model(inputs)
+    def forward(self, inputs: Inputs | Tensor) -> Tensor:
+        """(B, Q, H, C). A tensor (B, L, C), NaN where a value is missing, stands for inputs of nothing else."""
+        out: Tensor = self.model(self.bare(inputs) if isinstance(inputs, Tensor) else inputs)
         return out
+
+    def bare(self, x: Tensor) -> Inputs:
+        """Inputs without other columns and without a calendar, of scaled windows (B, L, C)."""
+        mask = x == x  # false for NaN; exporters know it everywhere
+        nothing = x.new_empty(x.shape[0], self.config.data.input_length + self.config.data.horizon, 0)
+        return Inputs(x.where(mask, 0), mask, nothing[:, : x.shape[1]], nothing, nothing)
 
     def point(self, inputs: Inputs) -> Tensor:
         """The forecast (B, H, C): the median of the quantiles."""
@@ -59,6 +65,12 @@ class ForecastNetwork(nn.Module):
             low = min(range(len(given)), key=lambda i: abs(given[i] - (1 - level) / 2))
             pairs.append(torch.stack([ordered[:, low], ordered[:, len(given) - 1 - low]], 1))
         return ordered[:, len(given) // 2], torch.stack(pairs, 1)
+
+
+def takes_bare_windows(config: ForecastConfig) -> bool:
+    """Whether the targets alone are all that the model reads, so that it can be exported with one input."""
+    alone = not (config.data.past_columns or config.data.future_columns)
+    return alone and config.model.name in ("linear", "nlinear", "dlinear", "naive")
 
 
 def build_model(config: ForecastConfig) -> nn.Module:

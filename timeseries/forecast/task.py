@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shared.training.optim import optimizer_config
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.network import ForecastNetwork, quantile_levels
+from timeseries.forecast.network import ForecastNetwork, quantile_levels, takes_bare_windows
 from timeseries.forecast.windows import Batch
 
 
@@ -24,6 +24,8 @@ class ForecastTask(pl.LightningModule):
         self.network = ForecastNetwork(config)
         self.register_buffer("_quantiles", torch.tensor(quantile_levels(config)), persistent=False)
         self._sums = torch.zeros(3, dtype=torch.float64)
+        if takes_bare_windows(config):
+            self.example_input_array = torch.zeros(1, config.data.input_length, len(config.data.targets))
 
     def forward(self, batch: Batch) -> Tensor:
         return self.network(batch.inputs)
