@@ -25,7 +25,7 @@ from shared.errors import ItemError, UsageError
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.pipeline import PIPELINE
-from timeseries.forecast.predict import ForecastPredictor
+from timeseries.forecast.predict import ForecastPredictor, forecast_frame
 from timeseries.forecast.series import Series
 from timeseries.forecast.windows import Scale
 
@@ -113,7 +113,7 @@ def written(path: Path, table: pd.DataFrame) -> Path:
 
 
 def forecast(bundle: Bundle, table: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    return ForecastPredictor(bundle, options).predict_frame(table)
+    return forecast_frame(bundle, table, **options)
 
 
 def said(bundle: Bundle, table: pd.DataFrame, **options: Any) -> str:

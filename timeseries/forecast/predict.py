@@ -277,6 +277,14 @@ class ForecastPredictor(Predictor):
         return {"csv": csv_text(pd.DataFrame(frame))}
 
 
+def forecast_frame(bundle: Bundle, frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """`frame` laid out as the training table → the rows after its last; `options` are keys of ``predict.``.
+
+    Raises `ItemError`, `UsageError`. For many frames, `ForecastPredictor` loads the model once.
+    """
+    return ForecastPredictor(bundle, options).predict_frame(frame)
+
+
 # ---------------------------------------------------------------- tables out
 
 
