@@ -30,7 +30,8 @@ _OLD = {
     "AS": "YS",
     "BM": "BME",
 }
-_ZONE = re.compile(r":\d\d(?:[:.,]\d+)*\s*(?:Z|[+-]\d\d:?\d\d)$")
+_ZONE = re.compile(r"[ Tt]\d.*(?:[Zz]|[+-]\d)")
+"""After the hour: a zone."""
 _DATED = re.compile(r"^\d{1,4}[-/.]\d{1,2}(?:[-/.]\d{1,4})?(?:[ T]\d{1,2}:\d.*)?$")
 _UNITS = (
     ("D", 86_400 * 10**9),
@@ -152,7 +153,10 @@ def _from_text(texts: pd.Series) -> Parsed:
             return _with_bad(utc.tz_localize(None), "ISO stamps", "correct or remove these rows")
         wall = texts.str.replace(r"\s*(?:Z|[+-]\d\d:?\d\d)$", "", regex=True)
         return _unzoned(utc, pd.DatetimeIndex(pd.to_datetime(wall, format="ISO8601", errors="coerce")))
-    times = pd.DatetimeIndex(pd.to_datetime(texts, format="ISO8601", errors="coerce"))
+    # As if in UTC: without a zone anywhere this changes nothing, and pandas cannot stumble over an odd one.
+    times = pd.DatetimeIndex(pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")).tz_localize(
+        None
+    )
     odd_texts = [text for text in texts[times.isna() & filled].head(2000)]
     looks = [text for text in odd_texts if _DATED.match(text)]
     if looks and not re.match(r"\d{4}", looks[0]):
@@ -182,7 +186,7 @@ def _with_bad(times: pd.DatetimeIndex, wanted: str, mend: str) -> Parsed:
 
 def _from_numbers(values: NDArray[np.float64], date_format: str | None) -> Parsed:
     """YYYYMMDD, years, Unix seconds or milliseconds; numbers that count rows are steps."""
-    bad = np.flatnonzero(~np.isfinite(values) | (values != np.floor(values)))
+    bad = np.flatnonzero(~(np.abs(values) < 2**53) | (values != np.floor(values)))
     if len(bad) or not len(values):
         wanted = "stamps, or whole numbers that count the rows"
         return Parsed(None, bad, wanted, "correct them, or set data.date_column='' if rows are steps")
