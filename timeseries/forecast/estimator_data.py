@@ -21,7 +21,8 @@ class Calendar(NamedTuple):
 
     index: Any
     """Of the user's type: what tables are matched by."""
-    times: pd.DatetimeIndex | pd.RangeIndex
+    times: Any
+    """DatetimeIndex or RangeIndex."""
     freq: str | None
 
 
@@ -68,8 +69,8 @@ def _before(first: Any, steps: int, step: str | None) -> Any:
 def series_of(
     y: pd.DataFrame, X: pd.DataFrame | None, end: Any, step: str | None, ahead: int = 0, least: int = 0
 ) -> tuple[Series, Calendar]:
-    """The rows of `y` up to the stamp `end` on their calendar, absent ones missing, and X, which may reach `ahead` steps
-    further, as the calendar returned does. Of fewer than `least` rows the first are missing ones put before them.
+    """The rows of `y` up to the stamp `end` on their calendar, absent ones missing, and X, which may reach `ahead`
+    steps further, as the calendar returned does. Fewer than `least` rows get missing ones put before them.
 
     Raises `ValueError` for stamps off the calendar.
     """
@@ -80,7 +81,7 @@ def series_of(
     rows = len(whole.index) - ahead
     if rows > MOST_ABSENT * (len(y) + 1):
         raise ValueError(
-            f"y: {len(y)} rows on {rows:,} steps of {step or 1}; rows a step apart wanted; check the index"
+            f"y: {len(y)} rows on {rows:,} steps of {step or 1}; rows a step apart wanted; check it"
         )
     if rows < least:
         whole, rows = calendar(_before(y.index[0], least - rows, step), end, step, ahead), least
@@ -130,8 +131,8 @@ class Plan(NamedTuple):
 
 
 def plan(rows: int, length: int, horizon: int, held_back: float) -> Plan:
-    """Lengths that `rows` allow, none longer than asked. Where no window fits beside the rows held back, inputs get half
-    of what there is, and windows the other half. Raises `ValueError` below 2 rows."""
+    """Lengths that `rows` allow, none longer than asked. Where no window fits beside the rows held back, inputs get
+    half of what there is, and windows the other half. Raises `ValueError` below 2 rows."""
     if rows < 2:
         raise ValueError(f"y: {rows} row; at least 2 wanted; give a longer series")
     notes = []
@@ -147,8 +148,8 @@ def plan(rows: int, length: int, horizon: int, held_back: float) -> Plan:
 
 
 def tail(rows: int, horizon: int, held_back: float) -> int:
-    """How many of the last rows are held back: the share `held_back` or as many as give `ERRORS_WANTED` windows, at most
-    a third; none where that would not hold one horizon."""
+    """How many of the last rows are held back: the share `held_back`, or as many as give `ERRORS_WANTED` windows, but
+    a third at most; none where that would not hold one horizon."""
     if not held_back:
         return 0
     found = min(max(round(held_back * rows), horizon + ERRORS_WANTED - 1), rows // 3)

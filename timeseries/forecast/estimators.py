@@ -74,14 +74,31 @@ class _NetworkForecaster(BaseForecaster):
     # ------------------------------------------------------------ fit
 
     def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: Any) -> _NetworkForecaster:
+        self._check_parameters()
         self._cur_y, self._cur_X = y, X
-        self._asked = self.horizon or (
-            DEFAULT_HORIZON if fh is None else int(fh.to_indexer(self.cutoff).max()) + 1
-        )
         with _value_errors():
             self._step = step_of(y.index)
+            self._date_cutoff()
+            given = DEFAULT_HORIZON if fh is None else int(fh.to_indexer(self.cutoff).max()) + 1
+            self._asked = self.horizon or given
             self._learn()
         return self
+
+    def _date_cutoff(self) -> None:
+        """Rows with gaps leave sktime without the step that its horizons need."""
+        if isinstance(self.cutoff, pd.DatetimeIndex) and self.cutoff.freq is None:
+            self._set_cutoff(pd.DatetimeIndex(self.cutoff, freq=str(self._step)))
+
+    def _check_parameters(self) -> None:
+        """Those that the configuration does not check."""
+        if self.intervals not in ("conformal", "none"):
+            raise ValueError(f"intervals {self.intervals!r}; 'conformal' or 'none' wanted")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout {self.holdout}; a share of at least 0 and below 1 wanted")
+        for name in ("input_length", "horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value}; at least 1 wanted")
 
     def _learn(self) -> None:
         series, _ = series_of(self._cur_y, self._cur_X, self.cutoff[0], self._step)
@@ -128,7 +145,10 @@ class _NetworkForecaster(BaseForecaster):
         self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True
     ) -> _NetworkForecaster:
         with _value_errors():
-            self._cur_y = merged(self._cur_y, y, "y")
+            known = merged(self._cur_y, y, "y")
+            assert known is not None
+            self._cur_y = known
+            self._date_cutoff()
             if self._learner.config.data.future_columns:
                 self._cur_X = merged(self._cur_X, X, "X")
             if not update_params:
@@ -152,7 +172,9 @@ class _NetworkForecaster(BaseForecaster):
         steps = fh.to_indexer(self.cutoff).to_numpy()
         count = int(steps.max()) + 1
         middle = self._ahead(count, X)
-        errors = self._errors if count <= self.horizon_ else self._learner.errors(count)
+        errors = (
+            self._learner.errors(count) if self._errors is None or count > self.horizon_ else self._errors
+        )
         offsets = self._offsets(errors[:, :count], alpha)
         found = middle[:, :, None] + offsets * self._learner.scale.values[1][:, None]
         columns = pd.MultiIndex.from_product([self._get_varnames(), alpha])
@@ -160,18 +182,22 @@ class _NetworkForecaster(BaseForecaster):
 
     def _offsets(self, errors: torch.Tensor, alpha: list[float]) -> Floats:
         """(steps, C, alphas) scaled."""
-        widest = 1 - 2 / (len(errors) + 1)
+        known = errors.isfinite().sum(0)
+        fewest = int(known[known > 0].min()) if known.any() else 0
+        widest = max(1 - 2 / (fewest + 1), 0)
         levels = [abs(2 * a - 1) for a in alpha]
-        if max(levels) > widest + 1e-9:
+        if not self._learner.holds_back:
             warn(
-                f"{len(errors)} windows were held back, enough for intervals of {max(widest, 0):.0%}; wider ones get "
-                "their largest errors",
+                "no rows were held back: intervals are of errors in training, and too narrow",
                 UserWarning,
                 self,
             )
+        elif max(levels) > widest + 1e-9:
+            said = f"{fewest} errors of a step were held back, enough for intervals of {widest:.0%}"
+            warn(f"{said}; wider ones get their largest errors", UserWarning, self)
         pairs = conformal_offsets(errors, levels)
         sides = [pair.mean(0) if a == 0.5 else pair[int(a > 0.5)] for a, pair in zip(alpha, pairs)]
-        return torch.stack(sides, -1).double().numpy()
+        return torch.stack(sides, -1).masked_fill((known == 0)[:, :, None], torch.nan).double().numpy()
 
     def _ahead(self, steps: int, X: pd.DataFrame | None) -> Floats:
         """(steps, C) forecasts after the cutoff."""
@@ -205,9 +231,10 @@ class LTSFLinearForecaster(_NetworkForecaster):
     """Linear, NLinear or DLinear, by exact least squares or by gradient steps.
 
     One matrix maps the last `input_length` rows to the next `horizon`, the same for every channel or one for each
-    (Zeng et al. [1]_). Exogenous columns enter with their values in the input and in the horizon. Missing values are left
-    out of least squares and losses, and interpolated inside inputs. Series too short for the lengths asked get shorter
-    ones, with a warning; steps beyond the horizon are forecast from forecasts.
+    (Zeng et al. [1]_). Exogenous columns enter with their values in the input and in the horizon. Missing values are
+    left out of least squares and losses, and interpolated inside inputs; a missing exogenous value counts as the mean
+    of its column. Series too short for the lengths asked get shorter ones, with a warning; steps beyond the horizon
+    are forecast from forecasts.
 
     Parameters
     ----------
@@ -228,8 +255,8 @@ class LTSFLinearForecaster(_NetworkForecaster):
     scale : bool, default=True
         Standardise every column by the rows that are not held back.
     intervals : "conformal" or "none", default="conformal"
-        Split-conformal intervals of any level, from the errors on rows held back. With least squares the forecast itself
-        still uses all rows.
+        Split-conformal intervals of any level, from the errors on rows held back. With least squares the forecast
+        itself still uses all rows.
     holdout : float, default=0.2
         Share of the rows, the last ones, held back for intervals and, with "sgd", to choose the best weights.
     max_epochs, batch_size, patience : int, default=10, 32, 3
@@ -308,6 +335,11 @@ class LTSFLinearForecaster(_NetworkForecaster):
             "kernel": odd_at_most(self.kernel, length) if length < self.input_length else self.kernel,
         }
 
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.kind not in ("linear", "nlinear", "dlinear"):
+            raise ValueError(f"kind {self.kind!r}; 'linear', 'nlinear' or 'dlinear' wanted")
+
     def _held_back(self) -> float:
         chooses = self.solver == "sgd" and self.patience
         return self.holdout if chooses or self.intervals != "none" else 0
@@ -334,7 +366,7 @@ class LTSFLinearForecaster(_NetworkForecaster):
                 "solver": "sgd",
                 "kernel": 3,
                 "individual": True,
-                "max_epochs": 2,
+                "max_epochs": 1,
                 "batch_size": 64,
                 "device": "cpu",
                 "random_state": 0,
@@ -346,8 +378,8 @@ class AutoformerForecaster(_NetworkForecaster):
     """Autoformer: a transformer of series decomposition and Auto-Correlation (Wu et al. [1]_).
 
     Calendar features of dated rows enter as published; rows that are only numbered have none. Missing values, exogenous
-    columns, short series and steps beyond the horizon are treated as by `LTSFLinearForecaster`. The rows held back choose
-    the best weights and measure the errors for intervals. `update` trains one more epoch.
+    columns, short series and steps beyond the horizon are treated as by `LTSFLinearForecaster`. The rows held back
+    choose the best weights and measure the errors for intervals. `update` trains one more epoch.
 
     Parameters
     ----------

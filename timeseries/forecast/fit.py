@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from shared.training.fit import FitResult
 from shared.training.fit import fit as fit_by_steps
+from timeseries.forecast.closed_form import fit_closed_form, refit
 from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.moments import Moments, rows_of
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.score import errors_of, score
 from timeseries.forecast.sgd import fit_by_epochs, suits
-from timeseries.forecast.windows import Windows
+from timeseries.forecast.windows import Borders, Prepared, Windows
 
 if TYPE_CHECKING:
     from timeseries.forecast.data import ForecastData
@@ -41,7 +44,7 @@ def fit(config: ForecastConfig, task: Any, data: ForecastData, context: Any) -> 
         task.network.load_state_dict(result.state_dict)
     else:
         result = _without_steps(config, task.network, data, context)
-    calibrate(task.network, data.windows("val"))
+    calibrate(task.network, data)
     return replace(result, state_dict={k: v.detach().cpu() for k, v in task.network.state_dict().items()})
 
 
@@ -50,8 +53,6 @@ def _without_steps(
 ) -> FitResult:
     started = time.monotonic()
     if config.model.name != "naive":
-        from timeseries.forecast.closed_form import fit_closed_form
-
         fit_closed_form(network.model, data.prepared, config, context.say)
     found = score(network, data.windows("val"))
     metrics = {"val/mse": found.mse, "val/mae": found.mae}
@@ -61,12 +62,54 @@ def _without_steps(
 
 
 @torch.no_grad()
-def calibrate(network: ForecastNetwork, windows: Windows) -> None:
-    """Split-conformal offsets from validation windows."""
-    if network.config.intervals.method != "conformal":
-        return
-    errors = errors_of(network, windows, CALIBRATION_VALUES)
-    network.offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
+def calibrate(network: ForecastNetwork, data: ForecastData) -> None:
+    """Conformal offsets from windows that the weights have not seen (`held_out_errors`)."""
+    if network.config.intervals.method == "conformal":
+        errors = held_out_errors(network, data)
+        offsets: Any = network.offsets
+    offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
+
+
+def held_out_errors(network: ForecastNetwork, data: ForecastData) -> Tensor:
+    """(N, H, C) of the validation windows; where refitting costs nothing, of blocks of training rows too, each forecast
+    by weights fitted without it (cross-conformal, Vovk 2015; blocks, because neighbouring rows are alike)."""
+    config = network.config
+    blocks = 0 if by_steps(config) or config.model.name == "naive" else config.intervals.blocks
+    limit = CALIBRATION_VALUES // (blocks + 1)
+    errors = [errors_of(network, data.windows("val"), limit)]
+    for number in range(blocks):
+        windows, moments = _block(network, data.prepared, number / blocks, (number + 1) / blocks)
+        if not len(windows) or moments.windows < 1:
+            continue
+        other = copy.deepcopy(network)
+        model: Any = other.model
+        refit(model, moments, config.model.ridge)
+        errors.append(errors_of(other, windows, limit))
+    return torch.cat(errors)
+
+
+def _block(
+    network: ForecastNetwork, prepared: Sequence[Prepared], begin: float, end: float
+) -> tuple[Windows, Moments]:
+    """Windows of the training rows between two shares of every series, and the moments of those before and after."""
+    data = network.config.data
+    moments = Moments(
+        data.input_length,
+        data.horizon,
+        len(data.targets),
+        len(data.past_columns),
+        len(data.future_columns),
+        network.config.model.individual,
+    )
+    blocks = []
+    for one in prepared:
+        rows = one.borders.train
+        first, last = int(rows * begin), int(rows * end)
+        blocks.append(replace(one, borders=Borders(first, last, last)))
+        for span in ((0, first), (last, rows)):
+            if span[1] - span[0] >= moments.depth:
+                moments.add(*rows_of(one, *span))
+    return Windows(blocks, "val", data.input_length, data.horizon), moments
 
 
 def conformal_offsets(errors: Tensor, levels: Sequence[float]) -> Tensor:

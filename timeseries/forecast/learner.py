@@ -1,4 +1,4 @@
-"""A network fitted to one series that may grow, and its errors on rows it has not seen. What the estimators are made of.
+"""A network fitted to one series that may grow, and its errors on rows it has not seen: what the estimators share.
 
 The last rows are held back (`estimator_data.tail`). Least squares: a first network of the other rows is the witness
 whose errors there make the intervals; the one that forecasts has all rows. Gradient steps: one network, whose weights
@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from shared.training.seed import isolated_rng
 from timeseries.forecast.ahead import rolled
 from timeseries.forecast.closed_form import fit_closed_form, refit
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.estimator_data import tail
+from timeseries.forecast.estimator_data import ERRORS_WANTED, tail
 from timeseries.forecast.fit import by_steps
 from timeseries.forecast.moments import Moments
 from timeseries.forecast.network import ForecastNetwork
@@ -28,7 +30,8 @@ from timeseries.forecast.windows import Borders, Inputs, Part, Prepared, Scale, 
 
 ERROR_VALUES = 4_000_000
 """Errors kept (numbers); of more, those of evenly spaced windows."""
-NAN = float("nan")
+AT_ONCE = 256
+"""Windows rolled on together."""
 
 
 class Learner:
@@ -58,12 +61,21 @@ class Learner:
         """Rows learned or held back."""
         return len(self._prepared.series)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether `errors` are of rows the witness has not seen."""
+        return self._part(1) == "val"
+
     # ------------------------------------------------------------ learning
 
     def learn(self, series: Series) -> None:
         """From nothing. Raises `Diverged`, `ResourcesExhausted`."""
         self.scale = _scale(series, len(series) - self._tail(series), self._scaled)
         prepared = self._prepare(series)
+        if not len(self._windows(prepared, "train")):
+            raise ValueError(
+                "y: no window has a value to forecast; some wanted; give rows that are not missing"
+            )
         if by_steps(self.config):
             self.network = self._witness = self._steps(prepared, self.config, None)
         else:
@@ -97,16 +109,18 @@ class Learner:
         rows = len(series)
         return Prepared(series, self.scale, Borders(rows - self._tail(series), rows, rows))
 
+    def _windows(self, prepared: Prepared, part: Part) -> Windows:
+        return Windows([prepared], part, self.length, self.horizon)
+
     def _steps(
         self, prepared: Prepared, config: ForecastConfig, start: ForecastNetwork | None
     ) -> ForecastNetwork:
-        train, val = (Windows([prepared], part, self.length, self.horizon) for part in ("train", "val"))
-        if not len(train):
-            raise ValueError("y: every window lacks all values to forecast; some wanted; impute them first")
+        train, val = self._windows(prepared, "train"), self._windows(prepared, "val")
         return train_network(config, train, val if len(val) else None, start, self._device)
 
     def _exact(self, prepared: Prepared) -> None:
-        self._witness = ForecastNetwork(self.config).eval()
+        with isolated_rng(self.config.seed):  # first weights, which are overwritten
+            self._witness = ForecastNetwork(self.config).eval()
         model: Any = self._witness.model
         known = fit_closed_form(model, [prepared], self.config, lambda text: None)
         self._moments, self.network = (known,), self._witness
@@ -141,33 +155,41 @@ class Learner:
     @torch.no_grad()
     def errors(self, steps: int) -> Tensor:
         """(N, steps, C) truth minus forecast, scaled, NaN where unknown; of the rows held back, or of the training rows
-        where there are none. Steps further than these reach have the errors of the last that they do."""
-        part: Part = "val" if len(Windows([self._prepared], "val", self.length, 1)) else "train"
-        first, last = self._prepared.borders.span(part, self.length)
-        reach = min(steps, last - first - self.length)
-        windows = Windows([self._prepared], part, self.length, reach)
-        if reach == self.horizon:
-            found = errors_of(self._witness, windows, ERROR_VALUES)
-        else:
-            found = self._rolled_errors(windows)
+        where there are none. Rolled steps with fewer than `ERRORS_WANTED` have those of the last one that has more."""
+        first, last = self._prepared.borders.span(self._part(1), self.length)
+        reach, parts = min(steps, last - first - self.length), []
+        for known in range(0, reach, self.horizon):
+            until = min(known + self.horizon, reach)
+            windows = Windows([self._prepared], self._part(until), self.length, until)
+            if known and len(windows) < ERRORS_WANTED:
+                reach = known
+                break
+            parts.append(self._errors(windows)[:, known:])
+        most = max(map(len, parts))
+        found = torch.cat(
+            [F.pad(part, (0, 0, 0, 0, 0, most - len(part)), value=torch.nan) for part in parts], 1
+        )
         return torch.cat([found, found[:, -1:].expand(-1, steps - reach, -1)], 1)
 
-    def _rolled_errors(self, windows: Windows) -> Tensor:
-        """The same for horizons other than the network's."""
+    def _part(self, horizon: int) -> Part:
+        """Where errors are measured."""
+        return "val" if len(Windows([self._prepared], "val", self.length, horizon)) else "train"
+
+    def _errors(self, windows: Windows) -> Tensor:
+        """Of horizons of any length."""
+        if not len(windows):
+            return torch.full((1, windows.horizon, len(self.config.data.targets)), torch.nan)
+        if windows.horizon == self.horizon:
+            return errors_of(self._witness, windows, ERROR_VALUES)
         rounds = -(-windows.horizon // self.horizon)
-        channels = len(self.config.data.targets)
-        stride = max(1, -(-len(windows) * windows.horizon * channels // ERROR_VALUES))
-        chosen, parts = np.arange(0, len(windows), stride), [torch.empty(0, windows.horizon, channels)]
-        for at in range(0, len(chosen), 256):
-            inputs, y, mask = windows.batch(chosen[at : at + 256])
-            more = rounds * self.horizon - windows.horizon
-            future, marks = (
-                torch.nn.functional.pad(t, (0, 0, 0, more)) for t in (inputs.future, inputs.marks)
-            )
-            found, _ = rolled(
-                self._witness, Inputs(inputs.x, inputs.mask, inputs.past, future, marks), rounds
-            )
-            parts.append((y - found[:, : windows.horizon]).masked_fill(~mask, NAN))
+        more = rounds * self.horizon - windows.horizon
+        stride = -(-len(windows) * windows.horizon * len(self.config.data.targets) // ERROR_VALUES)
+        chosen, parts = np.arange(0, len(windows), stride), []
+        for at in range(0, len(chosen), AT_ONCE):
+            (x, mask, past, future, marks), y, known = windows.batch(chosen[at : at + AT_ONCE])
+            future, marks = F.pad(future, (0, 0, 0, more)), F.pad(marks, (0, 0, 0, more))
+            found, _ = rolled(self._witness, Inputs(x, mask, past, future, marks), rounds)
+            parts.append((y - found[:, : windows.horizon]).masked_fill(~known, torch.nan))
         return torch.cat(parts)
 
 

@@ -6,9 +6,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-import torch
-
 from shared.errors import Diverged
 from shared.training.loader import EpochSampler
 from shared.training.optim import optimizer_config
@@ -17,7 +14,7 @@ from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.score import score
 from timeseries.forecast.task import ForecastTask
-from timeseries.forecast.windows import Batch, Inputs, Windows
+from timeseries.forecast.windows import Windows
 
 
 def train_network(
@@ -68,9 +65,8 @@ def _epoch(
 ) -> None:
     task.train()
     device = next(task.parameters()).device
-    for draws in order.batches(epoch):
-        batch = train.batch(np.array([draw.index for draw in draws]))
-        loss = task.training_step(_to(batch, device), 0)
+    for chosen in order.order(epoch).reshape(-1, order.batch_size):
+        loss = task.training_step(train.batch(chosen).to(device), 0)
         if not loss.isfinite():
             raise Diverged(
                 f"loss is {loss.item()} in epoch {epoch + 1} at lr {schedule.get_last_lr()[0]:.2g}; finite wanted; "
@@ -80,13 +76,6 @@ def _epoch(
         loss.backward()
         optimizer.step()
         schedule.step()
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    inputs = Inputs(*(each.to(device) for each in batch.inputs))
-    return Batch(inputs, batch.y.to(device), batch.y_mask.to(device))
 
 
 def _copy(network: ForecastNetwork) -> dict[str, Any]:
