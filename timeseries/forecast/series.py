@@ -43,10 +43,10 @@ class Series:
 
     def stamps(self, steps: int) -> pd.DatetimeIndex | pd.RangeIndex:
         """The T + `steps` stamps: its own and those of the steps after the last row."""
-        if self.freq is None:
-            return pd.RangeIndex(self.times[0], self.times[0] + len(self) + steps)
+        if not isinstance(self.times, pd.DatetimeIndex):
+            return pd.RangeIndex(self.times.start, self.times.start + len(self) + steps)
         ahead = pd.date_range(self.times[-1], periods=steps + 1, freq=self.freq)[1:]
-        return self.times.append(ahead)
+        return pd.DatetimeIndex(self.times.append(ahead))
 
 
 def time_features(times: pd.DatetimeIndex | pd.RangeIndex, freq: str | None) -> NDArray[np.float32]:
