@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from timeseries.forecast.windows import Inputs
 
@@ -70,8 +71,12 @@ class LinearFamily(nn.Module):
         """(B, Q, H, C)"""
         x = interpolate(inputs.x, inputs.mask)
         last = x[:, -1:] if self.kind == "nlinear" else None
-        weight, bias = self.maps()
-        out = _each(x if last is None else x - last, weight, bias)
+        x = x if last is None else x - last
+        if self.direct is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            seasonal, trend, seasonal_bias, trend_bias = self._branches()
+            out: Tensor = _Decomposed.apply(x, seasonal, trend, seasonal_bias + trend_bias, self.kernel)
+        else:
+            out = _each(x, *self.maps())
         for maps, columns in ((self.past, inputs.past), (self.future, inputs.future)):
             if maps is not None:
                 out = out + _all(columns.mT.flatten(1), maps.weight)
@@ -80,15 +85,16 @@ class LinearFamily(nn.Module):
 
     def maps(self) -> tuple[Tensor, Tensor]:
         """The one map of the window (after nlinear's subtraction): weight (G, Q·H, L) and bias (G, Q·H), G = C if
-        individual, else 1. Kept while nothing is trained, until the weights change."""
+        individual, else 1. dlinear's is merged once and kept until the weights change; no gradient flows through it."""
         if self.direct is not None:
             assert self.direct.bias is not None
             return self.direct.weight, self.direct.bias
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._merged()
+        seasonal, trend, seasonal_bias, trend_bias = (p.detach() for p in self._branches())
+        if torch.compiler.is_compiling():
+            return _merge(seasonal, trend, self.kernel), seasonal_bias + trend_bias
         state = tuple((p.data_ptr(), p._version, p.dtype) for p in self._branches())
         if self._kept is None or self._kept[0] != state:
-            self._kept = state, self._merged()
+            self._kept = state, (_merge(seasonal, trend, self.kernel), seasonal_bias + trend_bias)
         return self._kept[1]
 
     def train(self, mode: bool = True) -> LinearFamily:
@@ -104,11 +110,6 @@ class LinearFamily(nn.Module):
         assert self.seasonal is not None and self.trend is not None
         assert self.seasonal.bias is not None and self.trend.bias is not None
         return self.seasonal.weight, self.trend.weight, self.seasonal.bias, self.trend.bias
-
-    def _merged(self) -> tuple[Tensor, Tensor]:
-        """W_s (I − M) + W_t M, and the sum of the biases."""
-        seasonal, trend, seasonal_bias, trend_bias = self._branches()
-        return _Merge.apply(seasonal, trend, self.kernel), seasonal_bias + trend_bias
 
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
@@ -154,26 +155,46 @@ def moving_average(rows: Tensor, kernel: int) -> Tensor:
     return _boxes(torch.cat([ends[0], rows, ends[1]], -1), kernel).div_(kernel)
 
 
-class _Merge(torch.autograd.Function):
-    """W_s + (W_t − W_s) M for (…, L) weights, M the matrix of `moving_average`. The gradients are G − G Mᵀ and G Mᵀ,
-    the moving average of G's rows. Sums along rows: a product with the L × L matrix costs several times as much."""
+def _merge(seasonal: Tensor, trend: Tensor, kernel: int) -> Tensor:
+    """W_s + (W_t − W_s) M for (…, L) weights, M the matrix of `moving_average`. Sums along rows: a product with the
+    L × L matrix costs twice as much."""
+    side = kernel // 2
+    if not side:
+        return trend.clone()
+    spread = _boxes(F.pad(trend - seasonal, (kernel - 1, kernel - 1)), kernel)
+    out = torch.add(seasonal, spread[..., side:-side], alpha=1 / kernel)
+    out[..., 0].add_(spread[..., :side].sum(-1), alpha=1 / kernel)
+    out[..., -1].add_(spread[..., -side:].sum(-1), alpha=1 / kernel)
+    return out
+
+
+class _Decomposed(torch.autograd.Function):
+    """dlinear in training, as one operation: autograd's own steps through the merge cost as much as the products. With
+    G the gradient of the merged map, those of W_s and W_t are G − G Mᵀ and G Mᵀ, the moving average of G's rows."""
 
     @staticmethod
-    def forward(ctx: Any, seasonal: Tensor, trend: Tensor, kernel: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, seasonal: Tensor, trend: Tensor, bias: Tensor, kernel: int) -> Tensor:
+        weight = _merge(seasonal, trend, kernel)
+        ctx.save_for_backward(x, weight)
         ctx.kernel = kernel
-        side = kernel // 2
-        if not side:
-            return trend.clone()
-        spread = _boxes(F.pad(trend - seasonal, (kernel - 1, kernel - 1)), kernel)
-        out = torch.add(seasonal, spread[..., side:-side], alpha=1 / kernel)
-        out[..., 0].add_(spread[..., :side].sum(-1), alpha=1 / kernel)
-        out[..., -1].add_(spread[..., -side:].sum(-1), alpha=1 / kernel)
-        return out
+        return _each(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        average = moving_average(grads[0], ctx.kernel)
-        return grads[0] - average, average, None
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if len(weight) == 1:
+            rows = grad.mT.reshape(-1, grad.shape[1])
+            merged, bias = (rows.mT @ x.mT.reshape(-1, x.shape[1]))[None], rows.sum(0)[None]
+        else:
+            merged, bias = grad.permute(2, 1, 0) @ x.permute(2, 0, 1), grad.sum(0).mT
+        average = moving_average(merged, ctx.kernel)
+        back = (
+            _each(grad, weight.mT, weight.new_zeros(len(weight), x.shape[1]))
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        return back, merged - average, average, bias, None
 
 
 def _boxes(rows: Tensor, kernel: int) -> Tensor:

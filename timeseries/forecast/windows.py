@@ -216,11 +216,15 @@ def _filled(values: Floats) -> NDArray[np.float32]:
 class Windows:
     """All windows of one part of several series, stride 1; `batch` gathers any of them.
 
-    Windows whose horizon holds no value at all are left out.
+    Windows whose horizon holds no value at all are left out. Without `calendar` batches have no marks (M = 0), for
+    models that do not read them.
     """
 
-    def __init__(self, prepared: Sequence[Prepared], part: Part, length: int, horizon: int) -> None:
+    def __init__(
+        self, prepared: Sequence[Prepared], part: Part, length: int, horizon: int, calendar: bool = True
+    ) -> None:
         self.prepared, self.part, self.length, self.horizon = list(prepared), part, length, horizon
+        self.calendar = calendar
         starts: list[NDArray[np.int64]] = []
         for number, one in enumerate(self.prepared):
             first, last = one.borders.span(part, length)
@@ -249,7 +253,8 @@ class Windows:
         else:
             mask, y_mask = _cut(rows.mask, starts, length), _cut(rows.mask, starts + length, self.horizon)
         past, future = _cut(rows.past, starts, length), _cut(rows.future, starts, total)
-        return Batch(Inputs(x, mask, past, future, _cut(rows.marks, starts, total)), y, y_mask)
+        marks = _cut(rows.marks, starts, total) if self.calendar else x.new_empty(len(x), total, 0)
+        return Batch(Inputs(x, mask, past, future, marks), y, y_mask)
 
     @cached_property
     def _rows(self) -> _Rows:
