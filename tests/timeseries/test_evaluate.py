@@ -65,6 +65,12 @@ def made(tmp_path: Path) -> tuple[Bundle, ForecastConfig]:
     return trained(tmp_path, written(tmp_path / "made.csv", made_series(ROWS)))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pictures, which take most of the time."""
+    monkeypatch.setattr("timeseries.forecast.evaluate.draw_all", lambda *_: {})
+
+
 # ---------------------------------------------------------------- what is scored
 
 
@@ -210,6 +216,7 @@ def test_evaluation(made: tuple[Bundle, ForecastConfig], tmp_path: Path) -> None
     assert any(note.startswith("Coverage of the 80 % interval by step: 1:") for note in result.notes)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_legacy_counts_whole_batches_beside_the_truth(
     made: tuple[Bundle, ForecastConfig], tmp_path: Path
 ) -> None:
@@ -224,6 +231,7 @@ def test_legacy_counts_whole_batches_beside_the_truth(
     assert any("drop the last 13 windows" in note for note in result.notes)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_season_can_be_given(made: tuple[Bundle, ForecastConfig], tmp_path: Path) -> None:
     bundle, config = made
     plain = evaluate(bundle, config, tmp_path / "a")
@@ -283,6 +291,7 @@ def test_backtest_is_dated_and_in_original_units(made: tuple[Bundle, ForecastCon
     pd.testing.assert_frame_equal(backtest(network, [series]), frame)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation_writes_the_backtest(made: tuple[Bundle, ForecastConfig], tmp_path: Path) -> None:
     bundle, config = made
     evaluate(bundle, config, tmp_path / "out")
@@ -348,6 +357,7 @@ def test_report_and_card(made: tuple[Bundle, ForecastConfig], tmp_path: Path) ->
     assert "below that of “repeat the last value”" in card
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_card_of_the_embedded_series_names_its_licence(
     made: tuple[Bundle, ForecastConfig], tmp_path: Path
 ) -> None:
@@ -357,6 +367,7 @@ def test_card_of_the_embedded_series_names_its_licence(
     assert "CC0" in card_text(embedded, result, DataFacts("embedded sample", "0" * 64, 1))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_worse_than_repeating_says_so(made: tuple[Bundle, ForecastConfig], tmp_path: Path) -> None:
     bundle, config = made
     result = evaluate(bundle, config, tmp_path / "figures")

@@ -98,11 +98,8 @@ def tally_of(network: ForecastNetwork, windows: Windows, season: int = 1) -> Tal
 def _by_channel(tally: Tally) -> list[dict[str, Any]]:
     """Rows of `steps_of` for every channel, at the steps a person looks at."""
     steps = shown_steps(tally.windows.horizon)
-    rows = []
-    for number, channel in enumerate(tally.windows.prepared[0].series.channels):
-        of_channel = steps_of(tally, number)
-        rows += [{"channel": channel, **of_channel[step - 1]} for step in steps]
-    return rows
+    channels = enumerate(tally.windows.prepared[0].series.channels)
+    return [{"channel": name} | row for number, name in channels for row in steps_of(tally, number, steps)]
 
 
 def _backtest(network: ForecastNetwork, windows: Windows, limit: int) -> tuple[pd.DataFrame, list[str]]:

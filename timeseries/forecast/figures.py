@@ -51,7 +51,7 @@ def window_figure(windows: Sequence[Shown], levels: Sequence[float], channels: S
     for shown, line in zip(windows, grid):
         for column, (channel, axes) in enumerate(zip(channels, line)):
             _forecast_panel(axes, shown, levels, channel)
-            name = plain_text(shown.channels[channel])
+            name = _short(shown.channels[channel], 24)
             dress(axes, f"{shown.title}  ·  {name}" if column == 0 else name)
             dated(axes, shown.times)
     head = 0.42 / figure.get_figheight()
@@ -74,10 +74,24 @@ def _forecast_panel(axes: Axes, shown: Shown, levels: Sequence[float], channel: 
             linewidth=0,
             label=f"{percent(levels[k])} % interval",
         )
-    axes.plot(shown.times, shown.values[:, channel], color=LIGHT.text, linewidth=1.0, label="truth")  # type: ignore[arg-type]
+    _truth(axes, shown.times, shown.values[:, channel], 1.0, "truth")
     axes.plot(ahead, shown.forecast[:, channel], color=PALETTE[1], linewidth=1.5, label="forecast")
     axes.axvline(ahead[0], color=LIGHT.muted, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.margins(x=0.01)
+
+
+def _short(name: str, longest: int) -> str:
+    return plain_text(name if len(name) <= longest else f"{name[: longest - 1]}…")
+
+
+def _truth(axes: Axes, times: Any, values: Any, width: float, label: str | None) -> None:
+    """A line, broken where values are missing; those with none beside them as points."""
+    values = np.asarray(values, float)
+    axes.plot(times, values, color=LIGHT.text, linewidth=width, label=label)
+    known = np.concatenate([[False], np.isfinite(values), [False]])
+    alone = known[1:-1] & ~known[:-2] & ~known[2:]
+    if alone.any():
+        axes.plot(times[alone], values[alone], ".", color=LIGHT.text, markersize=2.5)
 
 
 def _legend(figure: Figure, axes: Axes, top_inches: float = 0.05) -> None:
@@ -168,7 +182,7 @@ def _heat_map(figure: Figure, axes: Axes, errors: Floats, channels: Sequence[str
     )
     every = -(-len(channels) // MAX_NAMES)
     places = range(0, len(channels), every)
-    axes.set_yticks(list(places), [plain_text(channels[order[i]])[:18] for i in places])
+    axes.set_yticks(list(places), [_short(channels[order[i]], 18) for i in places])
     axes.set_xlabel("step ahead")
     dress(axes, "MSE, scaled, by step and channel (worst channel first)", grid=False)
     figure.tight_layout(pad=0.9, h_pad=1.4, rect=(0, 0, 0.91, 1))
@@ -262,6 +276,6 @@ def _strip(axes: Axes, part: pd.DataFrame, widest: str | None, label: bool) -> N
         low, high = part[f"lo-{widest}"], part[f"hi-{widest}"]
         shade = f"{widest} % interval" if label else None
         axes.fill_between(part["ds"], low, high, color=colour(0), alpha=0.18, linewidth=0, label=shade)
-    axes.plot(part["ds"], part["y"], color=LIGHT.text, linewidth=0.9, label="truth" if label else None)
+    _truth(axes, part["ds"].array, part["y"], 0.9, "truth" if label else None)
     axes.plot(part["ds"], part["yhat"], color=PALETTE[1], linewidth=1.2, label="forecast" if label else None)
     axes.axvline(part["ds"].iloc[0], color=LIGHT.muted, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)

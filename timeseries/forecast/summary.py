@@ -140,10 +140,15 @@ def table_of(tally: Tally, against: Reference) -> list[dict[str, Any]]:
     return rows
 
 
-def steps_of(tally: Tally, channel: int | None = None) -> list[dict[str, Any]]:
-    """A row per step ahead, over all channels or of one: errors, those of the naive forecasts, coverage and width."""
+def steps_of(
+    tally: Tally, channel: int | None = None, steps: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """A row per step ahead (those of `steps`, from 1; all by default), over all channels or of one: errors, those of
+    the naive forecasts, coverage and width."""
+    rows = slice(None) if steps is None else np.array(steps) - 1
     sums = {
-        name: (each.sum(1) if channel is None else each[:, channel]) for name, each in tally.by_step.items()
+        name: (each.sum(1) if channel is None else each[:, channel])[rows]
+        for name, each in tally.by_step.items()
     }
     means = {name: _ratio(each, sums["count"]) for name, each in sums.items()}
     columns = {"mse": means["square"], "mae": means["absolute"], "naive_mse": means["naive_square"]}
@@ -153,8 +158,8 @@ def steps_of(tally: Tally, channel: int | None = None) -> list[dict[str, Any]]:
         columns[f"coverage_{percent(level)}"] = means[f"inside {number}"]
         columns[f"width_{percent(level)}"] = means[f"width {number}"]
     return [
-        {"step": h + 1, **{name: float(values[h]) for name, values in columns.items()}}
-        for h in range(tally.windows.horizon)
+        {"step": step, **{name: float(values[at]) for name, values in columns.items()}}
+        for at, step in enumerate(steps or range(1, tally.windows.horizon + 1))
     ]
 
 
