@@ -59,7 +59,9 @@ class BackboneForecaster(nn.Module):
 
     The network reads, row by row, the C values (0 where missing), C flags of what was there, past and future columns
     and calendar marks. Its last map (B, W, L') is taken to H steps by one linear map along time, columns and marks that
-    are known for a step are added to it, and a linear map gives its C · Q values.
+    are known for a step are added to it, and a linear map gives its C · Q values. To all quantiles is added one linear
+    map of the window along time, the same for all channels (Zeng et al. 2022, arXiv 2205.13504, "Linear"), so that the
+    network has only to learn what that cannot.
 
     Raises `UsageError` in one line where the network cannot be built for such series.
     """
@@ -81,7 +83,7 @@ class BackboneForecaster(nn.Module):
         columns = 2 * channels + past + future + marks
         self.backbone = create_backbone(backbone, ndim=1, in_chans=columns, img_size=(length,))
         width, steps = _map_size(self.backbone, columns, length)
-        self.time = nn.Linear(steps, horizon)
+        self.direct, self.time = nn.Linear(length, horizon), nn.Linear(steps, horizon)
         self.known = nn.Linear(future + marks, width) if future + marks else None
         self.out = nn.Linear(width, quantiles * channels)
 
@@ -93,8 +95,9 @@ class BackboneForecaster(nn.Module):
         steps = self.time(self.backbone(rows.transpose(1, 2))).transpose(1, 2)
         if self.known is not None:
             steps = steps + self.known(ahead[:, self.length :])
-        y = self.out(steps).unflatten(-1, (self.quantiles, self.channels))
-        return (y * spread[:, None] + mean[:, None]).transpose(1, 2)  # type: ignore[no-any-return]
+        y = self.out(steps).unflatten(-1, (self.quantiles, self.channels)).transpose(1, 2)
+        y = y + self.direct(x.transpose(1, 2)).transpose(1, 2)[:, None]
+        return y * spread[:, None] + mean[:, None]  # type: ignore[no-any-return]
 
 
 def normalise(x: Tensor, mask: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
