@@ -10,7 +10,7 @@ import torch
 
 from pipelines.export import export
 from shared.errors import UsageError
-from tests.timeseries.test_predict import HORIZON, LENGTH, make_config, save
+from tests.timeseries.repeating import HORIZON, LENGTH, make_config, save
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.pipeline import PIPELINE
@@ -25,10 +25,11 @@ def of(model: dict[str, Any], **data: Any) -> ForecastConfig:
 @pytest.mark.parametrize(
     "model",
     [
-        {"name": "linear"},
-        {"name": "nlinear", "individual": True},
-        {"name": "dlinear", "kernel": 5},
-        {"name": "naive", "season": 4},
+        pytest.param({"name": "linear"}, marks=pytest.mark.slow),
+        {"name": "nlinear"},
+        pytest.param({"name": "nlinear", "individual": True}, marks=pytest.mark.slow),
+        pytest.param({"name": "dlinear", "kernel": 5}, marks=pytest.mark.slow),
+        pytest.param({"name": "naive", "season": 4}, marks=pytest.mark.slow),
     ],
     ids=lambda model: model["name"],
 )
