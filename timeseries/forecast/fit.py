@@ -53,7 +53,8 @@ def _without_steps(
 ) -> FitResult:
     started = time.monotonic()
     if config.model.name != "naive":
-        fit_closed_form(network.model, data.prepared, config, context.say)
+        model: Any = network.model
+        fit_closed_form(model, data.prepared, config, context.say)
     found = score(network, data.windows("val"))
     metrics = {"val/mse": found.mse, "val/mae": found.mae}
     if context.logger:
@@ -67,7 +68,7 @@ def calibrate(network: ForecastNetwork, data: ForecastData) -> None:
     if network.config.intervals.method == "conformal":
         errors = held_out_errors(network, data)
         offsets: Any = network.offsets
-    offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
+        offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
 
 
 def held_out_errors(network: ForecastNetwork, data: ForecastData) -> Tensor:
