@@ -286,7 +286,7 @@ def write_report(
     report.heading("Result")
     if config.data.path is None:
         report.warning(
-            "Trained and scored on the embedded synthetic sample: figures say nothing about real data."
+            "Trained and scored on the embedded sample: the figures say nothing about data of your own."
         )
     chosen = pipeline.main_metrics(evaluation.metrics)
     report.keyvalues(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shared.errors import Diverged, Interrupted
@@ -13,7 +14,7 @@ from shared.training.seed import seed_everything, state_sha
 from tests.timeseries.made import context, made_config, made_data, made_series
 from timeseries.forecast import sgd
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.fit import fit
+from timeseries.forecast.fit import fit, held_out_errors
 from timeseries.forecast.sgd import fit_by_epochs, suits
 from timeseries.forecast.task import ForecastTask
 
@@ -85,7 +86,7 @@ def test_what_the_short_loop_lacks_goes_the_general_way() -> None:
 
 def test_conformal_offsets_cover_the_validation_windows(tmp_path: Path) -> None:
     series = made_series(2000)
-    config = made_config(series, "model.name=nlinear")
+    config = made_config(series, "model.name=nlinear", "intervals.blocks=0")
     data, task = made_data(config, series), task_of(config)
     result = fit(config, task, data, context(tmp_path))
     low, high = result.state_dict["offsets"][0]
@@ -95,3 +96,19 @@ def test_conformal_offsets_cover_the_validation_windows(tmp_path: Path) -> None:
     inside = (batch.y >= bounds[:, 0, 0]) & (batch.y <= bounds[:, 0, 1])
     assert inside.float().mean() == pytest.approx(0.8, abs=0.02)
     assert (bounds[:, 1, 0] <= bounds[:, 0, 0]).all() and (bounds[:, 0, 1] <= bounds[:, 1, 1]).all()
+
+
+def test_blocks_of_training_rows_are_forecast_by_fits_without_them(tmp_path: Path) -> None:
+    """A stretch of loud rows in the training part, none in the validation part: only blocks know of them."""
+    series = made_series(2000)
+    series.values[300:560] += np.random.default_rng(1).normal(0, 3, (260, 2))
+    widths = []
+    for blocks in (0, 5):
+        config = made_config(series, "model.name=linear", f"intervals.blocks={blocks}")
+        data, task = made_data(config, series), task_of(config)
+        fit(config, task, data, context(tmp_path))
+        errors = held_out_errors(task.network, data)
+        # The first block's windows have no rows before it to look back on.
+        assert len(errors) == 189 + (5 * (1400 // 5 - 11) - 48 if blocks else 0)
+        widths.append(task.network.offsets[1, 1] - task.network.offsets[1, 0])
+    assert (widths[1] > 1.5 * widths[0]).all()

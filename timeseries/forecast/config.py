@@ -144,6 +144,12 @@ class IntervalsConfig(Config):
         description="conformal: errors on validation windows, per step and channel; pinball: trained",
     )
     levels: tuple[float, ...] = Field((0.8, 0.95), description="coverages wanted")
+    blocks: int = Field(
+        5,
+        ge=0,
+        description="conformal, exact least squares: besides validation windows, so many blocks of training "
+        "rows, each forecast by a fit without it, which see every season; 0 = validation windows only",
+    )
 
 
 class ForecastPredictConfig(Config):

@@ -77,9 +77,7 @@ class Moments:
         shape = one.x.shape[1], one.past.shape[1], one.future.shape[1]
         found = cls(length, horizon, *shape, individual)
         for one in prepared:
-            end = getattr(one.borders, until)
-            x = one.x[:end] if one.mask[:end].all() else np.where(one.mask[:end], one.x[:end], np.nan)
-            found.add(x, np.concatenate([one.past[:end], one.future[:end]], 1))
+            found.add(*rows_of(one, 0, getattr(one.borders, until)))
         return found
 
     @property
@@ -193,6 +191,14 @@ class Moments:
                 self.extra_products[row : row + rows, column : column + columns] += block
                 if b > a:
                     self.extra_products[column : column + columns, row : row + rows] += block.T
+
+
+def rows_of(one: Prepared, first: int, last: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Scaled rows of a series as `Moments` takes them, missing ones NaN, and its exogenous columns."""
+    x, mask = one.x[first:last], one.mask[first:last]
+    return x if mask.all() else np.where(mask, x, np.nan), np.concatenate(
+        [one.past[first:last], one.future[first:last]], 1
+    )
 
 
 class _Rows:
