@@ -42,7 +42,7 @@ _CHANNEL = {
 LIMITS = (
     "A forecast continues what the look-back window and the training years show. It knows nothing of what comes new: "
     "strikes, outages, changed prices, a moved sensor. Watch its errors, and train again when they drift.",
-    "Intervals promise their coverage only where new windows are like the validation windows. Neighbouring windows are "
+    "Intervals promise their coverage only where new windows are like those it was measured on. Neighbouring windows are "
     "not exchangeable and series drift, so the measured coverage by step is what counts, not the level asked for.",
     "Every channel is scaled by the mean and deviation of its training rows. Far outside that range the model "
     "extrapolates.",
@@ -115,7 +115,7 @@ def _steps(report: Report, config: ForecastConfig, evaluation: Evaluation) -> No
     report.heading("By step ahead")
     rows = [by_step[step - 1] for step in shown_steps(len(by_step))]
     how = {
-        "conformal": "Intervals: errors of the validation windows (split conformal), per step and channel.",
+        "conformal": "Intervals: errors per step and channel of windows that the weights have not seen (conformal).",
         "pinball": "Intervals: quantiles the model was trained for (pinball loss).",
     }.get(config.intervals.method, "")
     report.table(rows, columns, caption=f"All steps are in by_step.csv. {how}".strip())
