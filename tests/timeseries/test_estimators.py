@@ -47,17 +47,22 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def checked(estimator: Any) -> int:
+def checked(estimator: Any, **chosen: Any) -> int:
     """How many checks ran; all must pass."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = check_estimator(estimator, raise_exceptions=False, verbose=False)
+        found = check_estimator(estimator, raise_exceptions=False, verbose=False, **chosen)
     assert {name: said for name, said in found.items() if said != "PASSED"} == {}
     return len(found)
 
 
 def test_linear_family_passes_every_check_of_sktime() -> None:
     assert checked(LTSFLinearForecaster) >= 750
+
+
+def test_autoformer_passes_the_checks_of_settings_files_and_repetition() -> None:
+    chosen = ["test_constructor", "test_set_params", "test_persistence_via_pickle", "test_fit_idempotent"]
+    assert checked(AutoformerForecaster, tests_to_run=chosen) >= 25
 
 
 @pytest.mark.slow

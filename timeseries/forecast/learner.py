@@ -21,7 +21,7 @@ from timeseries.forecast.closed_form import fit_closed_form, refit
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.estimator_data import ERRORS_WANTED, tail
 from timeseries.forecast.fit import by_steps
-from timeseries.forecast.moments import Moments
+from timeseries.forecast.moments import Moments, rows_of
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.score import errors_of
 from timeseries.forecast.series import Series
@@ -95,7 +95,7 @@ class Learner:
         elif self._continues(prepared):
             networks = (self._witness, self.network)[-len(self._moments) :]
             for network, moments, span in zip(networks, self._moments, self._spans(prepared)):
-                moments.update(*_rows(prepared, *span))
+                moments.update(*rows_of(prepared, *span))
                 self._solve(network, moments)
         else:
             return self.learn(series)
@@ -126,7 +126,7 @@ class Learner:
         self._moments, self.network = (known,), self._witness
         if prepared.borders.train < prepared.borders.val:
             whole, self.network = copy.deepcopy(known), copy.deepcopy(self._witness)
-            whole.update(*_rows(prepared, prepared.borders.train, prepared.borders.val))
+            whole.update(*rows_of(prepared, prepared.borders.train, prepared.borders.val))
             self._moments = (known, whole)
             self._solve(self.network, whole)
 
@@ -191,12 +191,6 @@ class Learner:
             found, _ = rolled(self._witness, Inputs(x, mask, past, future, marks), rounds)
             parts.append((y - found[:, : windows.horizon]).masked_fill(~known, torch.nan))
         return torch.cat(parts)
-
-
-def _rows(prepared: Prepared, first: int, last: int) -> tuple[Any, Any]:
-    """Scaled rows, missing ones NaN, and exogenous ones: as `Moments` takes them."""
-    x = np.where(prepared.mask[first:last], prepared.x[first:last], np.nan)
-    return x, np.concatenate([prepared.past[first:last], prepared.future[first:last]], 1)
 
 
 def _scale(series: Series, rows: int, wanted: bool) -> Scale:
