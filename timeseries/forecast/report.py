@@ -42,8 +42,8 @@ _CHANNEL = {
 LIMITS = (
     "A forecast continues what the look-back window and the training years show. It knows nothing of what comes new: "
     "strikes, outages, changed prices, a moved sensor. Watch its errors, and train again when they drift.",
-    "Intervals promise their coverage only where new windows are like those they were measured on. Neighbouring windows "
-    "are not exchangeable and series drift, so the measured coverage by step counts, not the level asked for.",
+    "Intervals promise their coverage only where new windows are like those they were measured on. Neighbouring "
+    "windows are not exchangeable and series drift, so the measured coverage by step counts, not the level asked for.",
     "Every channel is scaled by the mean and deviation of its training rows. Far outside that range the model "
     "extrapolates.",
 )
