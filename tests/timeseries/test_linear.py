@@ -96,6 +96,25 @@ def test_dlinear_equals_its_two_branches_and_so_do_its_gradients(individual: boo
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("individual", [False, True])
+def test_step_leaves_the_gradients_of_backward(kind: Kind, individual: bool) -> None:
+    model = LinearFamily(kind, 48, 12, 3, individual=individual)
+    x, y = windows(4, 48, 12, 3).x, torch.randn(4, 12, 3)
+    wanted = (model(windows(4, 48, 12, 3)) - y[:, None]).square().mean()
+    wanted.backward()
+    gradients = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    assert model.plain and torch.allclose(model.squared_error_step(x, y), wanted, rtol=1e-6)
+    for p, gradient in zip(model.parameters(), gradients):
+        assert gradient is not None and p.grad is not None and p.grad.shape == p.shape
+        assert torch.allclose(p.grad, gradient, rtol=1e-5, atol=1e-8)
+    assert (
+        not LinearFamily("linear", 48, 12, 3, future=1).plain
+        and not LinearFamily(kind, 48, 12, 3, quantiles=3).plain
+    )
+
+
 def test_dlinear_of_even_weights_gives_the_mean() -> None:
     model = LinearFamily("dlinear", 30, 4, 1)
     for name, p in model.named_parameters():

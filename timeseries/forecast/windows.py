@@ -256,6 +256,11 @@ class Windows:
         marks = _cut(rows.marks, starts, total) if self.calendar else x.new_empty(len(x), total, 0)
         return Batch(Inputs(x, mask, past, future, marks), y, y_mask)
 
+    @property
+    def complete(self) -> bool:
+        """Whether no target value of these series is missing."""
+        return self._rows.mask is None
+
     @cached_property
     def _rows(self) -> _Rows:
         """The rows that these windows touch, of all series one after the other: a batch is then one gather. A single
