@@ -26,9 +26,10 @@ from shared.training.loader import EpochSampler
 from shared.training.optim import optimizer_config
 from shared.training.signals import StopSignals, stopped
 from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.linear import LinearFamily
 from timeseries.forecast.score import score
 from timeseries.forecast.task import ForecastTask
-from timeseries.forecast.windows import Windows
+from timeseries.forecast.windows import Batch, Windows
 
 if TYPE_CHECKING:
     from timeseries.forecast.data import ForecastData
@@ -155,9 +156,7 @@ def _epoch(
         batch = windows.batch(chosen)
         if device.type != "cpu":
             batch = batch.to(device)
-        loss = task.training_step(batch, number)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _backward(task, batch, windows.complete)
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         state.schedule.step()
@@ -171,6 +170,17 @@ def _epoch(
             raise stopped(stop.signum, state.epoch * len(batches))
     state.add(state.step, train_loss=float(total) / len(batches), train_lr=rate)
     return float(total) / len(batches)
+
+
+def _backward(task: ForecastTask, batch: Batch, complete: bool) -> torch.Tensor:
+    """The loss of a batch; its gradients are stored in the parameters."""
+    model = task.network.model
+    if complete and task.config.train.loss == "mse" and isinstance(model, LinearFamily) and model.plain:
+        return model.squared_error_step(batch.inputs.x, batch.y)
+    task.zero_grad(set_to_none=True)
+    loss = task.training_step(batch, 0)
+    loss.backward()
+    return loss
 
 
 def _finite(total: torch.Tensor, state: _State, windows: Windows, chosen: np.ndarray[Any, Any]) -> None:
