@@ -1,0 +1,56 @@
+"""A light curve as every part of the pipeline sees it, and the bands it may be observed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+ZERO_POINT = 27.5
+"""Of every flux inside: magnitude 27.5 is flux 1, as in PLAsTiCC."""
+WAVELENGTHS: Mapping[str, Mapping[str, float]] = {
+    "lsst": {"u": 3685.0, "g": 4802.0, "r": 6231.0, "i": 7542.0, "z": 8690.0, "y": 9736.0},
+    "des": {"g": 4827.0, "r": 6432.0, "i": 7827.0, "z": 9179.0},
+    "ztf": {"g": 4804.79, "r": 6436.92, "i": 7968.22},
+}
+"""Effective wavelengths, Å. lsst and ztf: astronet's (t2); des: pivot wavelengths of DECam (NOIRLab)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LightCurve:
+    """N points of one object, times ascending, only finite values, every error positive."""
+
+    id: str
+    time: Floats
+    """(N,) MJD, days"""
+    band: NDArray[np.str_]
+    """(N,) names, keys of `WAVELENGTHS[survey]`"""
+    flux: Floats
+    """(N,) difference flux at `ZERO_POINT`; may be negative"""
+    error: Floats
+    """(N,) 1 σ"""
+    detected: NDArray[np.bool_]
+    """(N,) as the survey says; S/N > 5 where it says nothing"""
+    survey: str = "lsst"
+    redshift: float = np.nan
+    """Of the host, photometric or spectroscopic; NaN = unknown"""
+    redshift_error: float = np.nan
+    label: str | None = None
+    source: str = ""
+    """File it came from, for messages."""
+    status: str = "ok"
+    """ok, or why it gets the prior: too few points, never detected, …"""
+    notes: tuple[str, ...] = field(default=())
+    """What was dropped, merged or converted while reading, with counts."""
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    @property
+    def wavelength(self) -> Floats:
+        """(N,) Å"""
+        table = WAVELENGTHS[self.survey]
+        return np.array([table[str(name)] for name in self.band])
