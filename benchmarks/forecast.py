@@ -120,11 +120,13 @@ def _jobs(table: Table, at: int) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def measure(table: Table, horizon: int, sets: tuple[str, ...]) -> dict[str, Any]:
     """Train and score one model the way `pipelines run forecast` does, without its report."""
-    data = {
+    data: dict[str, Any] = {
         "path": str(data_folder("timeseries") / table.file),
         "input_length": table.length,
         "horizon": horizon,
     }
+    if not table.dated:
+        data["date_column"] = ""
     layers = [("bench", {"data": data, "intervals": {"method": "none"}, "threads": 1})]
     config: ForecastConfig = PIPELINE.complete(resolve(ForecastConfig, layers, sets))
     seed_everything(config.seed, config.threads)
