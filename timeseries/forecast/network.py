@@ -111,4 +111,5 @@ def build_model(config: ForecastConfig) -> nn.Module:
         )
     from timeseries.forecast.models import BackboneForecaster
 
+    assert model.backbone is not None  # the configuration sees to it
     return BackboneForecaster(model.backbone, **shape, marks=marks)

@@ -1,8 +1,6 @@
-"""Gradient steps for the linear family, whose step takes a millisecond: a Trainer's hooks would take three times that.
-
-The same task, loss, draws and order of windows as the general training, and the same files: after every epoch a
-verified checkpoint with everything that the next one depends on, so a stopped training loses less than an epoch and
-ends with the weights of an undisturbed one. One process, CPU or GPU, single precision.
+"""The training of the linear family by gradient steps (`steps.Steps`), with the general training's files: after every
+epoch a verified checkpoint with everything that the next one depends on, so a stopped training loses less than an epoch
+and ends with the weights of an undisturbed one. One process, CPU or GPU, single precision.
 """
 
 from __future__ import annotations
@@ -13,23 +11,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
-from shared.errors import Diverged
 from shared.progress import Progress, clock_text
 from shared.training.checkpoint import newest, next_path, prune, read_verified, write_verified
 from shared.training.fit import FitContext, FitResult
 from shared.training.hardware import on_gpu
 from shared.training.injector import crash_point
-from shared.training.loader import EpochSampler
-from shared.training.optim import optimizer_config
 from shared.training.signals import StopSignals, stopped
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.linear import LinearFamily
 from timeseries.forecast.score import score
+from timeseries.forecast.steps import CHECK_EVERY, Steps
 from timeseries.forecast.task import ForecastTask
-from timeseries.forecast.windows import Batch, Windows
+from timeseries.forecast.windows import Windows
 
 if TYPE_CHECKING:
     from timeseries.forecast.data import ForecastData
@@ -48,9 +42,8 @@ def suits(config: ForecastConfig) -> bool:
 class _State:
     """Everything the next epoch depends on."""
 
-    def __init__(self, task: ForecastTask, configured: dict[str, Any]) -> None:
-        self.task, self.optimizer = task, configured["optimizer"]
-        self.schedule = configured["lr_scheduler"]["scheduler"]
+    def __init__(self, steps: Steps) -> None:
+        self.task, self.optimizer, self.schedule = steps.task, steps.optimizer, steps.schedule
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best: dict[str, Any] = {}
         self.history: dict[str, list[tuple[int, float]]] = {}
@@ -100,10 +93,8 @@ def fit_by_epochs(
     """Raises `Diverged` and `Interrupted` as the general training does."""
     train, say = config.train, context.say
     task.to("cuda" if on_gpu(train) else "cpu")
-    windows, held_out = data.windows("train"), data.windows("val")
-    order = EpochSampler(len(windows), train.batch_size, config.seed)
-    steps = train.epochs * len(order)
-    state = _State(task, optimizer_config(task, train, task.network.parameters(), steps))
+    held_out, steps = data.windows("val"), Steps(task, data.windows("train"))
+    state = _State(steps)
     folder = context.work / "checkpoints"
     saved = newest(folder, say) if context.resume and folder.is_dir() else None
     if saved is not None and saved.facts["config_hash"] == context.config_hash:
@@ -111,10 +102,9 @@ def fit_by_epochs(
         say(f"resuming after epoch {state.epoch}")
     began = time.monotonic() - state.seconds
     with StopSignals() as stop, Progress() as progress:
-        bar = progress.task("train", steps, state.step)
+        bar = progress.task("train", steps.total, state.step)
         while not state.finished:
-            loss = _epoch(config, state, windows, order, stop, bar)
-            state.epoch += 1
+            loss = _epoch(steps, state, stop, bar)
             _validate(state, held_out, context)
             state.seconds = time.monotonic() - began
             waited = state.epoch - state.best["epoch"]
@@ -143,55 +133,22 @@ def fit_by_epochs(
     )
 
 
-def _epoch(
-    config: ForecastConfig, state: _State, windows: Windows, order: EpochSampler, stop: StopSignals, bar: Any
-) -> float:
-    """One pass over the training windows; the mean loss."""
-    task, optimizer = state.task, state.optimizer
-    device = next(task.network.parameters()).device
-    task.train()
-    total = torch.zeros((), device=device)
-    batches = order.order(state.epoch).reshape(-1, order.batch_size)
-    for number, chosen in enumerate(batches, 1):
-        batch = windows.batch(chosen)
-        if device.type != "cpu":
-            batch = batch.to(device)
-        loss = _backward(task, batch, windows.complete)
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        state.schedule.step()
-        total += loss.detach()
+def _epoch(steps: Steps, state: _State, stop: StopSignals, bar: Any) -> float:
+    """One pass over the training windows; the mean loss. Raises `Interrupted`."""
+    before = state.step
+
+    def after(step: int, total: Tensor) -> None:
         state.step += 1
         crash_point("after_step", state.step)
-        if number % 64 == 0 or number == len(batches):
-            _finite(total, state, windows, chosen)
-            bar.update(state.step, f"loss {float(total) / number:.4g}")
+        if step % CHECK_EVERY == 0 or step == len(steps.order):
+            bar.update(state.step, f"loss {float(total) / step:.4g}")
         if stop.signum:
-            raise stopped(stop.signum, state.epoch * len(batches))
-    state.add(state.step, train_loss=float(total) / len(batches), train_lr=rate)
-    return float(total) / len(batches)
+            raise stopped(stop.signum, before)
 
-
-def _backward(task: ForecastTask, batch: Batch, complete: bool) -> torch.Tensor:
-    """The loss of a batch; its gradients are stored in the parameters."""
-    model = task.network.model
-    if complete and task.config.train.loss == "mse" and isinstance(model, LinearFamily) and model.plain:
-        return model.squared_error_step(batch.inputs.x, batch.y)
-    task.zero_grad(set_to_none=True)
-    loss = task.training_step(batch, 0)
-    loss.backward()
+    loss = steps.epoch(state.epoch, after)
+    state.epoch += 1
+    state.add(state.step, train_loss=loss, train_lr=steps.rate)
     return loss
-
-
-def _finite(total: torch.Tensor, state: _State, windows: Windows, chosen: np.ndarray[Any, Any]) -> None:
-    if math.isfinite(float(total)):
-        return
-    number, start = windows.index[chosen[0]]
-    series = windows.prepared[number].series
-    raise Diverged(
-        f"loss is not finite by step {state.step} (epoch {state.epoch + 1}; a window of {series.id} from "
-        f"{series.times[start]}); finite numbers wanted; lower train.lr"
-    )
 
 
 def _validate(state: _State, held_out: Windows, context: FitContext) -> None:

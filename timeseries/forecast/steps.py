@@ -1,20 +1,82 @@
-"""Gradient steps in memory: the pipeline's loss, draws, optimiser and choice of weights, without its files, signals and
-progress. For estimators, which are fitted many times over, in threads and in workers."""
+"""Gradient steps without a Trainer, whose hooks would take three times as long as the millisecond a linear model's
+step takes: the same task, loss, draws, optimiser and choice of weights as the general training.
+
+`Steps` is one pass after another; `train_network` a whole training in memory, for estimators, which are fitted many
+times over, in threads and in workers. `sgd.py` adds files, signals and progress.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from shared.errors import Diverged
 from shared.training.loader import EpochSampler
 from shared.training.optim import optimizer_config
 from shared.training.seed import isolated_rng
 from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.linear import LinearFamily
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.score import score
 from timeseries.forecast.task import ForecastTask
-from timeseries.forecast.windows import Windows
+from timeseries.forecast.windows import Batch, Windows
+
+CHECK_EVERY = 64
+"""Steps between two looks at the loss; each makes the processor wait."""
+
+
+class Steps:
+    """The optimiser of a task and its order of the training windows."""
+
+    def __init__(self, task: ForecastTask, windows: Windows) -> None:
+        train = task.config.train
+        self.task, self.windows = task, windows
+        self.order = EpochSampler(len(windows), train.batch_size, task.config.seed)
+        self.total = train.epochs * len(self.order)
+        made = optimizer_config(task, train, task.network.parameters(), steps=self.total)
+        self.optimizer, self.schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        self.rate = 0.0
+        """Of the last step."""
+
+    def epoch(self, number: int, after: Callable[[int, Tensor], None] = lambda step, total: None) -> float:
+        """One pass; the mean loss. `after` is called with the steps done in it and the sum of their losses. Raises
+        `Diverged`."""
+        device = next(self.task.network.parameters()).device
+        self.task.train()
+        total = torch.zeros((), device=device)
+        batches = self.order.order(number).reshape(-1, self.order.batch_size)
+        for step, chosen in enumerate(batches, 1):
+            total += self._backward(self.windows.batch(chosen).to(device)).detach()
+            self.rate = self.optimizer.param_groups[0]["lr"]
+            self.optimizer.step()
+            self.schedule.step()
+            if (step % CHECK_EVERY == 0 or step == len(batches)) and not math.isfinite(float(total)):
+                raise self._diverged(number * len(batches) + step, number, chosen[0])
+            after(step, total)
+        return float(total) / len(batches)
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """The loss of a batch; its gradients are stored in the parameters."""
+        task, model = self.task, self.task.network.model
+        squared = self.windows.complete and task.config.train.loss == "mse"
+        if squared and isinstance(model, LinearFamily) and model.plain:
+            return model.squared_error_step(batch.inputs.x, batch.y)
+        task.zero_grad(set_to_none=True)
+        loss = task.training_step(batch, 0)
+        loss.backward()
+        return loss
+
+    def _diverged(self, step: int, number: int, window: int) -> Diverged:
+        which, start = self.windows.index[window]
+        series = self.windows.prepared[which].series
+        return Diverged(
+            f"loss is not finite by step {step} (epoch {number + 1}; a window of {series.id} from "
+            f"{series.times[start]}); finite numbers wanted; lower train.lr, or scale the series"
+        )
 
 
 def train_network(
@@ -39,14 +101,11 @@ def train_network(
 
 
 def _run(task: ForecastTask, train: Windows, val: Windows | None, best: float) -> None:
-    settings = task.config.train
-    order = EpochSampler(len(train), settings.batch_size, task.config.seed)
-    parameters = task.network.parameters()
-    made = optimizer_config(task, settings, parameters, steps=len(order) * settings.epochs)
+    settings, steps = task.config.train, Steps(task, train)
     kept = _copy(task.network) if best < math.inf else None
     waited = 0
-    for epoch in range(settings.epochs):
-        _epoch(task, train, order, epoch, made["optimizer"], made["lr_scheduler"]["scheduler"])
+    for number in range(settings.epochs):
+        steps.epoch(number)
         if val is None:
             continue
         found = score(task.network, val).mse
@@ -58,24 +117,6 @@ def _run(task: ForecastTask, train: Windows, val: Windows | None, best: float) -
             break
     if kept is not None:
         task.network.load_state_dict(kept)
-
-
-def _epoch(
-    task: ForecastTask, train: Windows, order: EpochSampler, epoch: int, optimizer: Any, schedule: Any
-) -> None:
-    task.train()
-    device = next(task.parameters()).device
-    for chosen in order.order(epoch).reshape(-1, order.batch_size):
-        loss = task.training_step(train.batch(chosen).to(device), 0)
-        if not loss.isfinite():
-            raise Diverged(
-                f"loss is {loss.item()} in epoch {epoch + 1} at lr {schedule.get_last_lr()[0]:.2g}; finite wanted; "
-                "lower lr, or scale the series"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
 
 
 def _copy(network: ForecastNetwork) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class ForecastTask(pl.LightningModule):
         """(B, Q, H, C) loss of every value."""
         if self.config.intervals.method == "pinball":
             over = y - out
-            q: Tensor = self._quantiles.view(1, -1, 1, 1)
+            q = self.get_buffer("_quantiles").view(1, -1, 1, 1)
             return torch.maximum(q * over, (q - 1) * over)
         if self.config.train.loss == "mae":
             return (out - y).abs()
