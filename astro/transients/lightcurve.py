@@ -18,6 +18,14 @@ WAVELENGTHS: Mapping[str, Mapping[str, float]] = {
 }
 """Effective wavelengths, Å. lsst and ztf: astronet's (t2); des: pivot wavelengths of DECam (NOIRLab)."""
 
+OK = "ok"
+TOO_FEW = "too few points"
+NEVER_DETECTED = "never detected"
+UNREADABLE = "unreadable"
+SOLAR_SYSTEM = "solar system object"
+STATUSES = (OK, TOO_FEW, NEVER_DETECTED, UNREADABLE, SOLAR_SYSTEM)
+"""What a light curve's `status` may say after reading; all but ok get the prior."""
+
 
 @dataclass(frozen=True, eq=False)
 class LightCurve:
@@ -41,8 +49,8 @@ class LightCurve:
     label: str | None = None
     source: str = ""
     """File it came from, for messages."""
-    status: str = "ok"
-    """ok, or why it gets the prior: too few points, never detected, …"""
+    status: str = OK
+    """One of `STATUSES`"""
     notes: tuple[str, ...] = field(default=())
     """What was dropped, merged or converted while reading, with counts."""
 

@@ -1,0 +1,143 @@
+"""A table's columns by their meaning: which is what, by the names told or known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from astro.transients import surveys
+from astro.transients.config_read import ReadConfig
+from astro.transients.lightcurve import WAVELENGTHS, Floats
+from astro.transients.points import Ints
+from astro.transients.surveys import LAYOUTS, TABLE, Layout
+from astro.transients.tables import Table, invalid
+
+_FEATURES = ("time", "band", "flux", "error", "detected", "redshift", "redshift_error", "ebv")
+
+
+def layout_of(frame: pd.DataFrame, config: ReadConfig) -> Layout:
+    """The layout told, or the one whose columns are there."""
+    if config.format == "auto":
+        return surveys.recognised(str(name) for name in frame.columns)
+    return TABLE if config.format == "table" else LAYOUTS[config.format]
+
+
+class Columns:
+    """A table of observations, the metadata beside it, and what is said of them while they are read."""
+
+    def __init__(self, table: Table, config: ReadConfig, metadata: pd.DataFrame | None, source: str) -> None:
+        self.table, self.config, self.source = table, config, source
+        self.frame = table.frame.rename(columns=str)
+        self.about = None if metadata is None else metadata.rename(columns=str)
+        self.layout = layout_of(self.frame, config)
+        self.survey = config.survey or self.layout.survey
+        self.notes = [f"format: {self.layout.name}, bands of {self.survey}", *self.layout.notes]
+        """Of the table."""
+        self.common: list[str] = list(self.layout.notes)
+        """Those that are every curve's too."""
+
+    def say(self, text: str) -> None:
+        self.notes.append(text)
+        self.common.append(text)
+
+    def find(self, role: str, frame: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+        """The column of `role`: the one told, else the first of `names`; case is ignored in tables of unknown make.
+
+        Raises `DataInvalid` for one told that is not there, or that is truth.
+        """
+        told = self.config.column(role)
+        if told == "":
+            return None
+        if told is not None:
+            if told not in frame.columns:
+                if frame is not self.frame or role not in self.layout.columns:
+                    return None  # it may be in the other of the two tables
+                raise self.no(role, f"no column {told}", frame)
+            if role in _FEATURES and surveys.TRUTH.match(told):
+                found = f"{told} is truth"
+                raise invalid(self.source, found, f"an observed {role}", "name another column", told)
+            return told
+        return self.known(frame, names)
+
+    def known(self, frame: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+        """The first of `names` that `frame` has, whatever was told."""
+        exact = next((name for name in names if name in frame.columns), None)
+        if exact is not None or self.layout is not TABLE:
+            return exact
+        low = {str(name).strip().lower(): str(name) for name in reversed(frame.columns)}
+        return next((low[name] for name in names if name in low), None)
+
+    def no(self, role: str, found: str, frame: pd.DataFrame | None = None) -> Exception:
+        """The fault for a column that is not there."""
+        frame = self.frame if frame is None else frame
+        have = ", ".join(map(str, frame.columns[:12])) + (", …" if len(frame.columns) > 12 else "")
+        known = self.layout.columns.get(role, ())
+        wanted = f"a column of {role}s" + (f" ({', '.join(known[:6])})" if known else "")
+        return invalid(self.source, found, wanted, f"name it in {role}_column (columns: {have})", role)
+
+    def column(self, role: str) -> str | None:
+        """Of the observations."""
+        return self.find(role, self.frame, self.layout.columns.get(role, ()))
+
+    def needed(self, role: str) -> str:
+        """Raises `DataInvalid` where there is none."""
+        name = self.column(role)
+        if name is None:
+            raise self.no(role, f"no column of {role}s")
+        return name
+
+    def numbers(self, name: str, frame: pd.DataFrame | None = None) -> Floats:
+        """(N,) floats; NaN for what is no number."""
+        column = (self.frame if frame is None else frame)[name]
+        if not pd.api.types.is_numeric_dtype(column):
+            column = pd.to_numeric(column.astype(object), errors="coerce")
+        return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+# ---------------------------------------------------------------- names and bands
+
+
+def names_of(column: Any) -> tuple[Ints, list[str]]:
+    """((N,) index, −1 where absent; names in order of appearance): 615, 615.0, "615 " and b"615" are one."""
+    code, values = pd.factorize(pd.Series(column), use_na_sentinel=True)
+    texts = [_name(value) for value in values]
+    ids = [text for text in dict.fromkeys(texts) if text]
+    place = {text: index for index, text in enumerate(ids)}
+    table = np.array([place.get(text, -1) for text in texts] + [-1], dtype=np.int64)
+    return table[code], ids
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def last_rows(code: Ints, count: int) -> Ints:
+    """The last row of each name: of two entries for one object the later counts."""
+    out = np.zeros(count, np.int64)
+    given = np.flatnonzero(code >= 0)
+    out[code[given]] = given
+    return out
+
+
+def banded(
+    code: Ints, values: list[Any], survey: str, extra: Mapping[str, str]
+) -> tuple[Ints, tuple[str, ...]]:
+    """Rows' bands as `Rows` wants them, from the index of each row into `values` (−1 = none given)."""
+    bands = tuple(WAVELENGTHS[survey])
+    unknown: list[str] = []
+    table = []
+    for value in [*values, None]:
+        name = None if value is None else surveys.band_name(value, survey, extra)
+        if name is not None:
+            table.append(bands.index(name))
+            continue
+        unknown.append("(none given)" if value is None else f"'{_name(value)}'")
+        table.append(-len(unknown))
+    return np.array(table, dtype=np.int64)[code], tuple(unknown)

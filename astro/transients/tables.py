@@ -1,0 +1,165 @@
+"""A file as a table of columns: CSV (also gzipped), Parquet, ECSV, FITS; and an astropy table as the same.
+
+The kind of file is known by its first bytes. Values are as in the file; nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from shared.errors import DataInvalid, Fault
+
+if TYPE_CHECKING:
+    from astropy.table import Table as AstropyTable
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".ecsv", ".fits", ".fits.gz", ".fit")
+AVRO = b"Obj\x01"
+WANTED = "a CSV, Parquet, ECSV or FITS table, or Avro alerts"
+_DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, pa.ArrowException, zlib.error)
+
+
+@dataclass
+class Table:
+    """Columns, with what the file says of them."""
+
+    frame: pd.DataFrame
+    units: dict[str, str] = field(default_factory=dict)
+    """Column → unit as astropy writes it; empty where the kind of file has no units."""
+    scales: dict[str, str] = field(default_factory=dict)
+    """Column → utc, tai, …, of those that were times: they are MJD now."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    """Warnings: rows that are no rows."""
+
+
+def invalid(
+    source: str | Path, found: str, wanted: str = "", mend: str = "", column: str = ""
+) -> DataInvalid:
+    """One fault, as an exception."""
+    return DataInvalid([Fault(source, found, wanted, mend, column)])
+
+
+def first_bytes(path: Path, size: int = 16) -> bytes:
+    """The first bytes, of what is inside where it is gzipped. Raises `DataInvalid`."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(size)
+        if not head.startswith(b"\x1f\x8b"):
+            return head
+        with gzip.open(path, "rb") as packed:
+            return packed.read(size)
+    except (OSError, EOFError, zlib.error) as err:
+        said = getattr(err, "strerror", None) or str(err)
+        raise invalid(path, said, WANTED, "check the path") from None
+
+
+def load(path: Path) -> Table:
+    """The table in `path`. Raises `DataInvalid`."""
+    head = first_bytes(path)
+    if not head.strip():
+        raise invalid(path, "empty file", WANTED, "write the table again")
+    try:
+        if head.startswith(b"PAR1"):
+            return Table(pq.read_table(path).to_pandas(strings_to_categorical=True))
+        if head.startswith((b"SIMPLE  =", b"# %ECSV")):
+            from astropy.table import Table as AstropyTable
+
+            kind = "fits" if head.startswith(b"SIMPLE") else "ascii.ecsv"
+            return of_astropy(AstropyTable.read(path, format=kind))
+        if b"\0" in head:
+            raise invalid(path, "neither text nor a known kind of table", WANTED, "export it as one of these")
+        return _csv(path)
+    except DataInvalid:
+        raise
+    except _DAMAGED as err:
+        said = (str(err).splitlines() or [type(err).__name__])[0]
+        raise invalid(path, f"cannot be read ({said})", "a whole table", "write or copy it again") from None
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def _csv(path: Path) -> Table:
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        header = gzip.GzipFile(fileobj=raw).readline() if packed else raw.readline()
+    sep = max((",", "\t", ";"), key=lambda mark: header.count(mark.encode()))
+    bad: list[int] = []
+
+    def skip(row: Any) -> str:
+        bad.append(row.number or 0)
+        return "skip"
+
+    def parse(types: dict[str, pa.DataType] | None) -> pd.DataFrame:
+        bad.clear()
+        with pa.input_stream(str(path), compression="gzip" if packed else None) as stream:
+            table = pa_csv.read_csv(
+                stream,
+                read_options=pa_csv.ReadOptions(use_threads=False),  # so that rows have numbers
+                parse_options=pa_csv.ParseOptions(delimiter=sep, invalid_row_handler=skip),
+                convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, column_types=types),
+            )
+        return table.to_pandas()
+
+    try:
+        frame = parse(None)
+    except pa.ArrowInvalid:  # a word among numbers, late in the file: as text, then number by number
+        names = [name.strip().strip('"') for name in header.decode("utf-8-sig", "replace").split(sep)]
+        frame = parse(dict.fromkeys(names, pa.string()))
+    faults = []
+    if bad:
+        rows = ", ".join(str(n) for n in bad[:5] if n) or "?"
+        what = f"{len(bad)} rows without one value a column (rows {rows}{', …' if len(bad) > 5 else ''})"
+        faults.append(Fault(path, what, "one value a column", "left out", severity="warning"))
+    return Table(frame, faults=faults)
+
+
+# ---------------------------------------------------------------- astropy
+
+
+def of_astropy(table: AstropyTable) -> Table:
+    """Columns with their units; times (`astropy.time.Time`) as MJD. Columns of arrays are left out."""
+    from astropy.time import Time
+
+    out = Table(pd.DataFrame(index=range(len(table))), meta=dict(table.meta))
+    columns: dict[str, Any] = {}
+    for name in table.colnames:
+        column = table[name]
+        if isinstance(column, Time):
+            columns[name], out.scales[name] = np.asarray(column.mjd, float), str(column.scale)
+            continue
+        unit = getattr(column, "unit", None)
+        if unit is not None and str(unit):
+            out.units[name] = str(unit)
+        values = getattr(column, "value", column)
+        array = np.ma.asanyarray(values)
+        if array.ndim == 1:
+            columns[name] = _native(array)
+    out.frame = pd.DataFrame(columns)
+    return out
+
+
+def _native(array: Any) -> Any:
+    """A plain array: native byte order, text for bytes, NaN (None for text) where masked."""
+    mask = np.ma.getmaskarray(array)
+    plain = np.asarray(np.ma.getdata(array))
+    if plain.dtype.kind == "S":
+        plain = np.char.strip(np.char.decode(plain, "utf-8", "replace"))
+    if plain.dtype.kind in "iuf":
+        plain = plain.astype(plain.dtype.newbyteorder("="))
+        return np.where(mask, np.nan, plain.astype(float)) if mask.any() else plain
+    objects = plain.astype(object)
+    objects[mask] = None
+    return objects

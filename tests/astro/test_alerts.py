@@ -1,0 +1,268 @@
+"""Alerts of LSST (two schema majors), ELAsTiCC and ZTF, written here with fastavro from minimal schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+
+from astro.transients.alerts import iter_alerts, packet_of, read_alert
+from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
+from astro.transients.read import ReadConfig, read_all, read_path
+from shared.errors import DataInvalid
+
+NULL_FLOAT = ["null", "float"]
+NEW = {"time": "midpointMjdTai", "band": "band", "flux": "psfFlux", "error": "psfFluxErr"}
+OLD = {"time": "midPointTai", "band": "filterName", "flux": "psFlux", "error": "psFluxErr"}
+
+
+def lsst_schema(namespace: str, names: dict[str, str]) -> Any:
+    def source(name: str) -> dict[str, Any]:
+        fields: list[dict[str, Any]] = [
+            {"name": f"{name}Id", "type": "long"},
+            {"name": "diaObjectId", "type": ["null", "long"], "default": None},
+            {"name": "ssObjectId", "type": ["null", "long"], "default": None},
+            {"name": "snr", "type": NULL_FLOAT, "default": None},
+            {"name": "timeWithdrawnMjdTai", "type": ["null", "double"], "default": None},
+        ]
+        kinds = {"time": "double", "band": ["null", "string"], "flux": NULL_FLOAT, "error": NULL_FLOAT}
+        fields += [{"name": names[role], "type": kind} for role, kind in kinds.items() if role in names]
+        return {"type": "record", "name": name, "namespace": namespace, "fields": fields}
+
+    about = {
+        "type": "record",
+        "name": "diaObject",
+        "fields": [{"name": "diaObjectId", "type": "long"}]
+        + [{"name": n, "type": NULL_FLOAT, "default": None} for n in ("hostgal_zphot", "mwebv", "ra")],
+    }
+    former = {"type": "array", "items": f"{namespace}.diaSource"}
+    forced = {"type": "array", "items": source("diaForcedSource")}
+    return {
+        "type": "record",
+        "name": "alert",
+        "namespace": namespace,
+        "fields": [
+            {"name": "diaSourceId", "type": "long"},
+            {"name": "diaSource", "type": source("diaSource")},
+            {"name": "prvDiaSources", "type": ["null", former], "default": None},
+            {"name": "prvDiaForcedSources", "type": ["null", forced], "default": None},
+            {"name": "diaObject", "type": ["null", about], "default": None},
+            {"name": "cutoutDifference", "type": ["null", "bytes"], "default": None},
+        ],
+    }
+
+
+def lsst_record(names: dict[str, str], oid: int | None = 7, start: int = 3, **about: Any) -> dict[str, Any]:
+    def row(t: float, band: str | None, flux: float | None, name: str) -> dict[str, Any]:
+        values = {"time": t, "band": band, "flux": flux, "error": 100.0}
+        return {f"{name}Id": int(t), "diaObjectId": oid} | {
+            names[r]: v for r, v in values.items() if r in names
+        }
+
+    former = [row(60000.0 + k, "gri"[k % 3], 1000.0 * (k + 1), "diaSource") for k in range(start)]
+    forced = [row(59998.0, "g", 50.0, "diaForcedSource"), row(60001.0, "r", 1900.0, "diaForcedSource")]
+    forced += [row(59999.0, "u", None, "diaForcedSource")]
+    return {
+        "diaSourceId": 1,
+        "diaSource": row(60000.0 + start, "z", 5000.0, "diaSource"),
+        "prvDiaSources": former,
+        "prvDiaForcedSources": forced,
+        "diaObject": {"diaObjectId": oid, **about} if oid else None,
+        "cutoutDifference": b"x" * 1000,
+    }
+
+
+def write(path: Path, schema: Any, records: list[dict[str, Any]]) -> Path:
+    with open(path, "wb") as file:
+        fastavro.writer(file, fastavro.parse_schema(schema), records)
+    return path
+
+
+@pytest.mark.parametrize("namespace, names", [("lsst.v11_0", NEW), ("lsst.v3_0", OLD)])
+def test_two_majors_of_lsst_read_alike(tmp_path: Path, namespace: str, names: dict[str, str]) -> None:
+    path = write(tmp_path / "a.avro", lsst_schema(namespace, names), [lsst_record(names)])
+    reading = read_all(path)
+    (curve,) = reading.checked()
+    assert reading.faults == [] and reading.notes == (f"format: alerts, schema {namespace}",)
+    assert (curve.id, curve.status, curve.survey, curve.source) == ("7", OK, "lsst", f"{path}#0")
+    assert curve.time.tolist() == [59998.0, 60000.0, 60001.0, 60002.0, 60003.0]
+    assert curve.band.tolist() == ["g", "g", "r", "i", "z"]
+    np.testing.assert_allclose(curve.flux, np.array([50, 1000, 2000, 3000, 5000]) * 0.0275423, rtol=1e-5)
+    assert curve.detected.tolist() == [False, True, True, True, True]
+    assert np.isnan(curve.redshift)
+    assert "1 point with flux NaN or null dropped" in curve.notes
+    assert "1 point of forced photometry at a detection's own time left out" in curve.notes
+
+
+def test_elasticc_has_its_own_zero_point_and_redshift(tmp_path: Path) -> None:
+    record = lsst_record(OLD, hostgal_zphot=0.25, mwebv=0.1)
+    path = write(tmp_path / "a.avro", lsst_schema("elasticc.v0_9_1", OLD), [record])
+    (curve,) = read_path(path)
+    assert curve.flux[1] == pytest.approx(1000.0)
+    assert curve.redshift == pytest.approx(0.25)
+    (dusted,) = read_path(path, ReadConfig(dust=True))
+    assert dusted.flux[1] == pytest.approx(1000.0 * 10 ** (0.4 * 3.237 * 0.1), rel=1e-6)
+
+
+def test_unknown_major_lists_what_is_missing_and_reads_the_rest(tmp_path: Path) -> None:
+    new = {**NEW, "flux": "differenceFlux"}
+    schema = lsst_schema("lsst.v12_0", new)
+    reading = read_all(write(tmp_path / "a.avro", schema, [lsst_record(new), lsst_record(new, oid=8)]))
+    assert [str(f) for f in reading.faults] == [
+        f"{tmp_path}/a.avro: schema major 12; one up to 11; "
+        "fields were taken by name; look at the notes of the curves"
+    ]
+    assert [c.id for c in reading.checked()] == ["7", "8"]
+    for curve in reading.curves:
+        assert curve.status == UNREADABLE and len(curve) == 0
+        assert "missing required fields: diaSource.psfFlux" in curve.notes
+        assert "missing required fields: prvDiaForcedSources.psfFlux" in curve.notes
+
+
+def test_one_list_without_a_field_leaves_the_others() -> None:
+    record = lsst_record(NEW)
+    for row in record["prvDiaForcedSources"]:
+        del row["psfFluxErr"]
+    curve = read_alert(record)
+    assert curve.status == OK and len(curve) == 4
+    assert "missing required fields: prvDiaForcedSources.psfFluxErr" in curve.notes
+
+
+def test_no_survey_at_all(tmp_path: Path) -> None:
+    schema = {"type": "record", "name": "x", "fields": [{"name": "a", "type": "int"}]}
+    (curve,) = read_path(write(tmp_path / "other.avro", schema, [{"a": 1}]))
+    assert (curve.id, curve.status) == ("other#0", UNREADABLE)
+    assert curve.notes == ("missing required fields: diaSource (LSST) or candidate (ZTF)",)
+
+
+def test_solar_system_unknown_band_and_withdrawn_points() -> None:
+    record = lsst_record(NEW, oid=None)
+    record["diaSource"]["ssObjectId"] = 42
+    assert read_alert(record).status == SOLAR_SYSTEM
+    record = lsst_record(NEW)
+    record["diaSource"]["band"] = "w"
+    record["prvDiaSources"][0]["band"] = None
+    record["prvDiaSources"][1]["timeWithdrawnMjdTai"] = 60010.0
+    curve = read_alert(record)
+    assert "1 point in unknown band 'w' dropped (accepted: u, g, r, i, z, y)" in curve.notes
+    assert "1 point in unknown band (none given) dropped (accepted: u, g, r, i, z, y)" in curve.notes
+    assert "1 point withdrawn by the survey left out" in curve.notes
+    assert curve.time.tolist() == [
+        59998.0,
+        60001.0,
+        60002.0,
+    ]  # the forced point stands in for the withdrawn one
+
+
+def test_alerts_of_one_object_become_one_curve_in_any_order_and_number(tmp_path: Path) -> None:
+    schema = lsst_schema("lsst.v11_0", NEW)
+    alerts = [lsst_record(NEW, start=n) for n in (1, 2, 3)]
+    other = lsst_record(NEW, oid=9)
+    for name, records in {
+        "a": [alerts[0], other, alerts[1], alerts[2]],
+        "b": [alerts[2], alerts[0], other, alerts[1], alerts[1]],
+    }.items():
+        (tmp_path / name).mkdir()
+        for index, record in enumerate(records):
+            write(tmp_path / name / f"{index}.avro", schema, [record])
+    first, second = (read_path(tmp_path / name) for name in "ab")
+    assert [c.id for c in first] == [c.id for c in second] == ["7", "9"]
+    for one, two in zip(first, second):
+        for part in ("time", "band", "flux", "error", "detected"):
+            np.testing.assert_array_equal(getattr(one, part), getattr(two, part))
+    every = list(iter_alerts(tmp_path / "a" / "0.avro"))
+    assert [len(c) for c in every] == [4] and every[0].source.endswith("0.avro#0")
+
+
+def test_damaged_file_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+    with open(path, "wb") as file:
+        schema = fastavro.parse_schema(lsst_schema("lsst.v11_0", NEW))
+        fastavro.writer(file, schema, [lsst_record(NEW, oid=k) for k in range(1, 40)], sync_interval=1)
+    path.write_bytes(path.read_bytes()[:-500])
+    reading = read_all(path)
+    assert 30 < len(reading.curves) < 39
+    assert f"damaged after {len(reading.curves)} alerts" in str(reading.faults[0])
+    with pytest.raises(DataInvalid, match="copy it again"):
+        reading.checked()
+
+
+# ---------------------------------------------------------------- ZTF
+
+
+def ztf_schema() -> Any:
+    double, text = ["null", "double"], ["null", "string"]
+    points = [("jd", "double"), ("fid", "int"), ("magpsf", double), ("sigmapsf", double)]
+    points += [("isdiffpos", text), ("diffmaglim", double), ("rb", double)]
+    forced = [("jd", "double"), ("fid", "int"), ("forcediffimflux", double)]
+    forced += [("forcediffimfluxunc", double), ("magzpsci", double)]
+
+    def record(name: str, fields: list[Any]) -> dict[str, Any]:
+        return {"type": "record", "name": name, "fields": [{"name": n, "type": t} for n, t in fields]}
+
+    return record(
+        "alert",
+        [
+            ("objectId", "string"),
+            ("candid", "long"),
+            ("candidate", record("candidate", points)),
+            ("prv_candidates", ["null", {"type": "array", "items": record("prv_candidate", points)}]),
+            ("fp_hists", ["null", {"type": "array", "items": record("fp_hist", forced)}]),
+            ("cutoutScience", ["null", "bytes"]),
+        ],
+    ) | {"namespace": "ztf"}
+
+
+def ztf_record() -> dict[str, Any]:
+    def row(day: float, fid: int, mag: float | None, sign: str = "t") -> dict[str, Any]:
+        common = {"jd": 2460000.5 + day, "fid": fid, "magpsf": mag, "sigmapsf": None if mag is None else 0.1}
+        return {**common, "isdiffpos": sign, "diffmaglim": 20.5, "rb": 0.9}
+
+    forced = [
+        {"jd": 2460000.5, "fid": 2, "forcediffimflux": 100.0, "forcediffimfluxunc": 10.0, "magzpsci": 26.5}
+    ]
+    forced.append({**forced[0], "jd": 2460000.6, "forcediffimflux": -99999.0})
+    return {
+        "objectId": "ZTF20abcdefg",
+        "candid": 5,
+        "candidate": row(3.0, 1, 19.0),
+        "prv_candidates": [row(0.5, 1, None), row(1.0, 1, 20.0), row(2.0, 2, 20.0, "f"), row(2.1, 4, 20.0)],
+        "fp_hists": forced,
+        "cutoutScience": b"x",
+    }
+
+
+def test_ztf_alert(tmp_path: Path) -> None:
+    path = write(tmp_path / "z.avro", ztf_schema(), [ztf_record()])
+    (curve,) = read_path(path)
+    assert (curve.id, curve.status, curve.survey) == ("ZTF20abcdefg", OK, "ztf")
+    np.testing.assert_allclose(curve.time, [60000.0, 60001.0, 60002.0, 60003.0])
+    assert curve.band.tolist() == ["r", "g", "r", "g"]
+    np.testing.assert_allclose(curve.flux, [100 * 10**0.4, 1000.0, -1000.0, 10**3.4], rtol=1e-9)
+    np.testing.assert_allclose(curve.error[1:] / np.abs(curve.flux[1:]), 0.0921034, rtol=1e-6)
+    assert curve.detected.all()
+    assert "1 upper limit left out" in curve.notes
+    assert "1 point in unknown band '4' dropped (accepted: g, r, i)" in curve.notes
+    assert "1 point with flux NaN or null dropped" in curve.notes
+
+
+def test_ztf_alert_without_history_and_with_a_missing_field() -> None:
+    record = {"objectId": "ZTF1", "candidate": ztf_record()["candidate"]}
+    assert read_alert(record).status == TOO_FEW
+    del record["candidate"]["magpsf"]
+    packet = packet_of(record, "x")
+    assert packet.status == UNREADABLE and packet.notes == ["missing required fields: candidate.magpsf"]
+
+
+def test_mixed_surveys_stay_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "1.avro", ztf_schema(), [ztf_record()])
+    write(tmp_path / "0.avro", lsst_schema("lsst.v11_0", NEW), [lsst_record(NEW)])
+    write(tmp_path / "2.avro", lsst_schema("lsst.v11_0", NEW), [lsst_record(NEW, oid=8)])
+    assert [(c.id, c.survey) for c in read_path(tmp_path)] == [
+        ("7", "lsst"),
+        ("ZTF20abcdefg", "ztf"),
+        ("8", "lsst"),
+    ]
