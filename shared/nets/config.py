@@ -27,7 +27,7 @@ class BackboneConfig(Config):
     )
     ffn: Part | list[Part | None] | None = Field("mlp", description="channel mixer; null = none")
     norm: Part | list[Part] = Field("layernorm")
-    order: Literal["preln", "parallel", "convnext", "renorm", "postnorm"] = Field(
+    order: Literal["preln", "parallel", "convnext", "renorm", "postnorm", "addnorm"] = Field(
         "preln", description="form of the block"
     )
     down: Part | list[Part] = Field("conv", description="between stages; one entry fewer than stages")
@@ -35,6 +35,7 @@ class BackboneConfig(Config):
         0, ge=0, description="kernel of a depthwise convolution at each block's start; 0 = none"
     )
     drop_path: float = Field(0.0, ge=0, lt=1, description="of the last block; rises linearly from 0")
+    branch_dropout: float = Field(0.0, ge=0, lt=1, description="of the values each branch adds to the stream")
     layer_scale: float | list[float | None] | None = Field(
         None, description="start of a factor a channel and branch"
     )

@@ -194,6 +194,7 @@ def _block(
         drop_path=rate,
         layer_scale=config.at("layer_scale", stage),
         position=config.block_position,
+        dropout=config.branch_dropout,
     )
 
 

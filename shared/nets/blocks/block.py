@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shared.nets.layout import Conv
 from shared.nets.mixers.base import ChannelMixer, State, TokenMixer
 
-Order = Literal["preln", "parallel", "convnext", "renorm", "postnorm"]
+Order = Literal["preln", "parallel", "convnext", "renorm", "postnorm", "addnorm"]
 
 
 class DropPath(nn.Module):
@@ -44,6 +44,7 @@ class Block(nn.Module):
     preln: x += s₁ Mix(N₁ x); x += s₂ FFN(N₂ x).   parallel: x += s₁ Mix(N₁ x) + s₂ FFN(N₂ x).
     convnext: x += s FFN(N Mix(x)), one residual.   renorm (CCT): x += Mix(N₁ x); x = N₂ x; x += FFN(x).
     postnorm (Swin V2): x += s₁ N₁(Mix(x)); x += s₂ N₂(FFN(x)), the norms' factors 0 at the start.
+    addnorm (Vaswani et al. 2017, section 3.1): x = N₁(x + s₁ Mix(x)); x = N₂(x + s₂ FFN(x)).
     `position` adds a depthwise convolution of x before all (RMT).
     """
 
@@ -57,11 +58,13 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float | None = None,
         position: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.mixer, self.ffn, self.order = mixer, ffn, order
         self.norm1, self.norm2 = norms[0], norms[1] if ffn is not None and order != "convnext" else None
-        self.drop_path = DropPath(drop_path)
+        path = DropPath(drop_path)
+        self.drop_path = nn.Sequential(nn.Dropout(dropout), path) if dropout else path
         scaled = layer_scale is not None
         self.scale1 = Scale(mixer.dim, layer_scale or 0.0) if scaled else nn.Identity()
         second = scaled and self.norm2 is not None
@@ -96,6 +99,8 @@ class Block(nn.Module):
             return x + self.drop_path(self.scale1(out))  # type: ignore[no-any-return]
         if self.order == "postnorm":
             return self._join(x, self.drop_path(self.scale1(self.norm1(self.mixer(x, mask), mask))), mask)
+        if self.order == "addnorm":
+            return self._join(x, self.drop_path(self.scale1(self.mixer(x, mask))), mask)
         mixed = self.drop_path(self.scale1(self.mixer(self.norm1(x, mask), mask)))
         return self._join(x, mixed, mask)
 
@@ -108,10 +113,18 @@ class Block(nn.Module):
         if self.order == "postnorm":
             mixed, state = self.mixer.step(x, state)
             return self._join(x, self.scale1(self.norm1(mixed)), None), state
+        if self.order == "addnorm":
+            mixed, state = self.mixer.step(x, state)
+            return self._join(x, self.scale1(mixed), None), state
         mixed, state = self.mixer.step(self.norm1(x), state)
         return self._join(x, self.scale1(mixed), None), state
 
     def _join(self, x: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
+        if self.order == "addnorm":
+            x = self.norm1(x + mixed, mask)
+            if self.ffn is None or self.norm2 is None:
+                return x
+            return self.norm2(x + self.drop_path(self.scale2(self.ffn(x, mask))), mask)  # type: ignore[no-any-return]
         if self.ffn is None or self.norm2 is None:
             return x + mixed
         if self.order == "parallel":

@@ -57,7 +57,8 @@ class PatchStem(Stem):
 )
 class ConvStem(Stem):
     """Overlapping convolutions in a row, by default one. `widths` are shares of C; norm and activation stand between
-    the layers, `last_norm` after the last. `bias` is by default left out where batch norm would undo it."""
+    the layers, `last_norm` and `last_activation` after the last. `bias` is by default left out where batch norm would
+    undo it."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class ConvStem(Stem):
         norm: str = "none",
         activation: str | None = None,
         last_norm: str | Mapping[str, Any] = "none",
+        last_activation: str | None = None,
         bias: bool | None = None,
     ) -> None:
         super().__init__()
@@ -83,8 +85,9 @@ class ConvStem(Stem):
             raise ValueError(
                 "kernels, strides, padding and widths (the last one 1) of the same number wanted"
             )
-        if activation is not None and activation not in ACTIVATIONS:
-            raise ValueError(f"activation {activation!r}; one of {', '.join(ACTIVATIONS)} wanted")
+        for one in (activation, last_activation):
+            if one is not None and one not in ACTIVATIONS:
+                raise ValueError(f"activation {one!r}; one of {', '.join(ACTIVATIONS)} wanted")
         if min(round(dim * share) for share in shares) < 1:
             raise ValueError(f"widths {shares} of {dim} channels; 1 channel or more wanted")
         self.looks_ahead = any(k - p > s for k, s, p in zip(self.kernels, self.strides, self.padding))
@@ -98,6 +101,9 @@ class ConvStem(Stem):
         names = [*[norm] * (len(kernels) - 1), last_norm]
         self.norms = nn.ModuleList(make("norm", name, width) for name, width in zip(names, sizes[1:]))
         self.activation = ACTIVATIONS[activation] if activation else None
+        self.last_activation = ACTIVATIONS[last_activation] if last_activation else None
+        alone = all(k == 1 for k in (*self.kernels, *self.strides)) and not any(self.padding)
+        self.per_token = alone and all(norm.per_token for norm in self.norms)
 
     def forward(self, x: Tensor) -> Tensor:
         x = channels_last(x)
@@ -105,7 +111,7 @@ class ConvStem(Stem):
             x = norm(conv(x))
             if self.activation is not None and at + 1 < len(self.convs):
                 x = self.activation(x)
-        return x
+        return x if self.last_activation is None else self.last_activation(x)
 
     def out_size(self, size: Sequence[int]) -> Size:
         for k, s, p in zip(self.kernels, self.strides, self.padding):
@@ -114,7 +120,8 @@ class ConvStem(Stem):
 
     def writers(self) -> Sequence[nn.Module]:
         last: Any = self.convs[-1]
-        return (last.conv,) if isinstance(self.norms[-1], NoNorm) else ()
+        plain = isinstance(self.norms[-1], NoNorm) and self.last_activation is None
+        return (last.conv,) if plain else ()
 
 
 @register("down", "conv", paper="MetaFormer, ConvNeXt and others", cost="L k^n C C'")

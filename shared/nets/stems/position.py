@@ -31,22 +31,23 @@ class NoPosition(nn.Module):
     "position", "sine", paper="Attention Is All You Need, Vaswani et al. 2017, arXiv 1706.03762", cost="L C"
 )
 class SinePosition(nn.Module):
-    """Sine and cosine of each coordinate at geometric frequencies, C / n channels an axis; any size."""
+    """Sine and cosine of each coordinate at geometric frequencies, C / n channels an axis; any size. `interleaved`:
+    each frequency's sine and cosine beside each other, as the paper writes it; else all sines, then all cosines."""
 
     per_token = True
     additive = True
 
-    def __init__(self, dim: int, ndim: int) -> None:
+    def __init__(self, dim: int, ndim: int, *, interleaved: bool = False) -> None:
         super().__init__()
         if dim < 2 * ndim:
             raise ValueError(f"{dim} channels are too few for {ndim} axes")
-        self.dim, self.ndim = dim, ndim
+        self.dim, self.ndim, self.interleaved = dim, ndim, interleaved
 
     def forward(self, x: Tensor, offset: int = 0) -> Tensor:
         half = self.dim // self.ndim // 2
         rates = torch.exp(torch.arange(half, device=x.device) * (-math.log(10_000) / half))
         angles = (positions(x.shape[1:-1], x.device) + offset)[..., None] * rates  # (L, n, half)
-        code = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+        code = torch.stack([angles.sin(), angles.cos()], -1 if self.interleaved else -2).flatten(1)
         code = nn.functional.pad(code, (0, self.dim - code.shape[-1]))
         return x + code.view(*x.shape[1:]).to(x.dtype)
 
