@@ -1,8 +1,8 @@
-"""Speed of the linear family: a training epoch beside the authors' code, exact least squares, and a Traffic-sized table.
+"""Speed of the linear family: a training epoch beside the authors' code, exact least squares, a Traffic-sized table.
 
 One process, one thread, the same windows of ETTh1 (336 rows in, 96 out, batches of 32), turn by turn. The peer is a
 checkout of github.com/cure-lab/LTSF-Linear whose folder is named by the environment variable PIPELINES_LTSF; without
-it that case is skipped. Its loop is that of its ``exp_main.py``: data set, loader, copies, forward, loss, backward, Adam.
+it that case is skipped. Its loop is that of ``exp_main.py``: data set, loader, copies, forward, loss, backward, Adam.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ Say = Callable[[str], None]
 VARIABLE = "PIPELINES_LTSF"
 PEER = "github.com/cure-lab/LTSF-Linear"
 LENGTH, HORIZON, BATCH, LR, TURNS = 336, 96, 32, 5e-3, 5
+WORKERS = (0, 10)
+"""Of the peer's loader: none, which is faster here, and its default."""
 TRAFFIC_ROWS, TRAFFIC_CHANNELS = 17_544, 862
 
 
@@ -68,7 +70,7 @@ def _checkout(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _official_epoch(folder: Path, kind: str) -> Callable[[], float]:
+def _official_epoch(folder: Path, kind: str, workers: int) -> Callable[[], float]:
     """A call that trains a fresh official model for one epoch and gives its mean loss."""
     table = Path(tempfile.mkdtemp())
     with (
@@ -83,7 +85,9 @@ def _official_epoch(folder: Path, kind: str) -> Callable[[], float]:
     sizes = SimpleNamespace(seq_len=LENGTH, pred_len=HORIZON, individual=False, enc_in=7)
 
     def epoch() -> float:
-        loader = torch.utils.data.DataLoader(windows, batch_size=BATCH, shuffle=True, drop_last=True)
+        loader = torch.utils.data.DataLoader(
+            windows, batch_size=BATCH, shuffle=True, num_workers=workers, drop_last=True
+        )
         network, criterion, losses = model(sizes), torch.nn.MSELoss(), []
         adam = torch.optim.Adam(network.parameters(), lr=LR)
         for x, y, x_marks, y_marks in loader:
@@ -111,30 +115,31 @@ def epoch_case(say: Say) -> list[dict[str, Any]]:
     for kind in ("DLinear", "NLinear"):
         config, data = _etth1(f"model.name={kind.lower()}", "model.solver=sgd", f"train.lr={LR}")
         windows = data.windows("train")
-        theirs = _official_epoch(Path(named), kind)
 
         def ours(config: ForecastConfig = config, windows: Windows = windows) -> float:
             return Steps(ForecastTask(config), windows).epoch(0)
 
-        seconds, losses = _turns((ours, theirs))
-        say(
-            f"{kind}: an epoch takes {seconds[0]:.2f} s, the official loader and loop {seconds[1]:.2f} s, "
-            f"mean loss {losses[0]:.4f} and {losses[1]:.4f}"
-        )
-        rows.append(
-            {
-                "case": "epoch",
-                "model": kind,
-                "quantity": "training epoch of ETTh1-96",
-                "unit": "s",
-                "ours": round(seconds[0], 3),
-                "peer": round(seconds[1], 3),
-                "peer_name": PEER,
-                "ratio": round(seconds[1] / seconds[0], 2),
-                "loss": losses[0],
-                "loss_peer": losses[1],
-            }
-        )
+        sides = [_official_epoch(Path(named), kind, workers) for workers in WORKERS]
+        seconds, losses = _turns((ours, *sides))
+        for number, workers in enumerate(WORKERS, 1):
+            say(
+                f"{kind}: an epoch takes {seconds[0]:.2f} s, the official loader ({workers} workers) and loop "
+                f"{seconds[number]:.2f} s, mean loss {losses[0]:.4f} and {losses[number]:.4f}"
+            )
+            rows.append(
+                {
+                    "case": "epoch",
+                    "model": kind,
+                    "quantity": "training epoch of ETTh1-96",
+                    "unit": "s",
+                    "ours": round(seconds[0], 3),
+                    "peer": round(seconds[number], 3),
+                    "peer_name": f"{PEER}, {workers} loader workers",
+                    "ratio": round(seconds[number] / seconds[0], 2),
+                    "loss": losses[0],
+                    "loss_peer": losses[number],
+                }
+            )
     return rows
 
 
@@ -155,7 +160,7 @@ def _turns(sides: tuple[Callable[[], float], ...]) -> tuple[list[float], list[fl
 
 
 def exact_case(say: Say) -> list[dict[str, Any]]:
-    """Fit of ETTh1-96 from scaled rows to weights, beside scikit-learn's Ridge on the same windows laid out in memory."""
+    """Fit of ETTh1-96 from scaled rows to weights, beside scikit-learn's Ridge on the same windows laid out."""
     from sklearn.linear_model import Ridge
 
     torch.set_num_threads(1)

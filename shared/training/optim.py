@@ -58,16 +58,18 @@ def optimizer_config(
     train: TrainConfig,
     parameters: Iterable[Any] | None = None,
     steps: int | None = None,
+    fused: bool = False,
 ) -> dict[str, Any]:
     """What `configure_optimizers` returns: the optimiser over `parameters`, by default those of the module that train.
 
     `parameters` may be parameter groups, which are taken as they are. ``train.schedule`` chooses the curve; it is
-    stepped once per optimiser step. `steps` is how many of them there will be; none = the Trainer knows.
+    stepped once per optimiser step. `steps` is how many of them there will be; none = the Trainer knows. `fused` takes
+    one pass over each parameter instead of ten: other rounding, and no loss scaling.
     """
     chosen = [p for p in module.parameters() if p.requires_grad] if parameters is None else list(parameters)
     chosen = decay_groups(module, chosen)
     make = torch.optim.AdamW if train.optimizer == "adamw" else torch.optim.Adam
-    optimizer = make(chosen, lr=train.lr, weight_decay=train.weight_decay)
+    optimizer = make(chosen, lr=train.lr, weight_decay=train.weight_decay, fused=fused or None)
     total = max(1, int(module.trainer.estimated_stepping_batches if steps is None else steps))
     per_epoch = max(1, round(total / train.epochs))
     warmup = round(train.warmup_epochs * per_epoch)

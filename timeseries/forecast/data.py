@@ -81,7 +81,8 @@ class ForecastData(pl.LightningDataModule):
 
     def windows(self, part: Part) -> Windows:
         data = self.config.data
-        return Windows(self.prepared, part, data.input_length, data.horizon)
+        calendar = self.config.model.name in ("autoformer", "backbone")  # others read no marks
+        return Windows(self.prepared, part, data.input_length, data.horizon, calendar)
 
     def setup(self, stage: str = "fit") -> None:
         """Read and split. Raises `DataInvalid`."""

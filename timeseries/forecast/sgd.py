@@ -43,7 +43,7 @@ class _State:
     """Everything the next epoch depends on."""
 
     def __init__(self, steps: Steps) -> None:
-        self.task, self.optimizer, self.schedule = steps.task, steps.optimizer, steps.schedule
+        self.task, self.optimizer = steps.task, steps.optimizer
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best: dict[str, Any] = {}
         self.history: dict[str, list[tuple[int, float]]] = {}
@@ -53,7 +53,6 @@ class _State:
         content = {
             "network": self.task.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "best": self.best,
             "history": {name: [list(point) for point in points] for name, points in self.history.items()},
             "seconds": self.seconds,
@@ -71,7 +70,6 @@ class _State:
         content = read_verified(path)
         self.task.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
         self.best, self.seconds = content["best"], float(content["seconds"])
         self.history = {
             k: [(int(s), float(v)) for s, v in points] for k, points in content["history"].items()

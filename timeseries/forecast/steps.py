@@ -37,8 +37,9 @@ class Steps:
         self.task, self.windows = task, windows
         self.order = EpochSampler(len(windows), train.batch_size, task.config.seed)
         self.total = train.epochs * len(self.order)
-        made = optimizer_config(task, train, task.network.parameters(), steps=self.total)
-        self.optimizer, self.schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        made = optimizer_config(task, train, task.network.parameters(), steps=self.total, fused=True)
+        self.optimizer = made["optimizer"]
+        self._factor: Callable[[int], float] = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
         self.rate = 0.0
         """Of the last step."""
 
@@ -51,9 +52,10 @@ class Steps:
         batches = self.order.order(number).reshape(-1, self.order.batch_size)
         for step, chosen in enumerate(batches, 1):
             total += self._backward(self.windows.batch(chosen).to(device)).detach()
-            self.rate = self.optimizer.param_groups[0]["lr"]
+            self.rate = self.task.config.train.lr * self._factor(number * len(batches) + step - 1)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
             self.optimizer.step()
-            self.schedule.step()
             if (step % CHECK_EVERY == 0 or step == len(batches)) and not math.isfinite(float(total)):
                 raise self._diverged(number * len(batches) + step, number, chosen[0])
             after(step, total)
