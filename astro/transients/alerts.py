@@ -2,15 +2,16 @@
 
 Fields are taken by name with an alias table, never by position, so any schema major reads as far as its names are
 known; what is missing is listed, and the rest is read. Only the fields below are ever decoded: a packet's images stay
-in the file, and a curve's `source` says which packet that is (``file#3``).
+in the file, and a curve's `source` says which packet that is (``file#3``): `raw_alert` brings it whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -286,7 +287,10 @@ def _packets(path: Path, faults: list[Fault], notes: list[str]) -> Iterator[tupl
             records: Any = fastavro.reader(file, reader_schema=_pruned(written))
             for record in records:
                 source = f"{path}#{index}"
-                yield packet_of(record, f"{path.stem}#{index}", namespace), source
+                packet = packet_of(record, f"{path.stem}#{index}", namespace)
+                if packet.status == UNREADABLE:
+                    packet.notes.append(f"raw packet: {source}")
+                yield packet, source
                 index += 1
     except (
         ValueError,
@@ -300,6 +304,15 @@ def _packets(path: Path, faults: list[Fault], notes: list[str]) -> Iterator[tupl
         said = (str(err).splitlines() or [type(err).__name__])[0][:200]
         found = f"damaged after {index} alerts ({said})"
         faults.append(Fault(path, found, "a whole Avro file", "copy it again"))
+
+
+def raw_alert(source: str) -> dict[str, Any]:
+    """The whole packet, images and all, that a curve's `source` (``file#3``) names."""
+    import fastavro
+
+    path, _, index = source.rpartition("#")
+    with open(path, "rb") as file:
+        return cast(dict[str, Any], next(islice(iter(fastavro.reader(file)), int(index), None)))
 
 
 def _namespace(schema: Any) -> str:

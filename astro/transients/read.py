@@ -106,9 +106,11 @@ def read_files(path: Path, config: ReadConfig | None = None) -> Iterator[Reading
     """
     config = config or ReadConfig()
     packets, others = files_in(Path(path), config)
-    if packets:
-        yield _alerts(packets, config)
     seen: set[str] = set()
+    if packets:
+        reading = _alerts(packets, config)
+        seen.update(curve.id for curve in reading.curves)
+        yield reading
     for file in others:
         reading = _file(file, config)
         again = seen.intersection(curve.id for curve in reading.curves)

@@ -6,6 +6,7 @@ The kind of file is known by its first bytes. Values are as in the file; nothing
 from __future__ import annotations
 
 import gzip
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -76,7 +77,9 @@ def load(path: Path) -> Table:
             from astropy.table import Table as AstropyTable
 
             kind = "fits" if head.startswith(b"SIMPLE") else "ascii.ecsv"
-            return of_astropy(AstropyTable.read(path, format=kind))
+            with warnings.catch_warnings():  # of units and headers: what matters becomes a fault
+                warnings.simplefilter("ignore")
+                return of_astropy(AstropyTable.read(path, format=kind))
         if b"\0" in head:
             raise invalid(path, "neither text nor a known kind of table", WANTED, "export it as one of these")
         return _csv(path)

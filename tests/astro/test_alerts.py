@@ -9,7 +9,7 @@ import fastavro
 import numpy as np
 import pytest
 
-from astro.transients.alerts import iter_alerts, packet_of, read_alert
+from astro.transients.alerts import iter_alerts, packet_of, raw_alert, read_alert
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
 from astro.transients.read import ReadConfig, read_all, read_path
 from shared.errors import DataInvalid
@@ -120,6 +120,9 @@ def test_unknown_major_lists_what_is_missing_and_reads_the_rest(tmp_path: Path) 
         assert curve.status == UNREADABLE and len(curve) == 0
         assert "missing required fields: diaSource.psfFlux" in curve.notes
         assert "missing required fields: prvDiaForcedSources.psfFlux" in curve.notes
+        assert f"raw packet: {curve.source}" in curve.notes
+    raw = raw_alert(reading.curves[1].source)
+    assert raw["diaSource"]["diaObjectId"] == 8 and len(raw["cutoutDifference"]) == 1000
 
 
 def test_one_list_without_a_field_leaves_the_others() -> None:
@@ -135,7 +138,10 @@ def test_no_survey_at_all(tmp_path: Path) -> None:
     schema = {"type": "record", "name": "x", "fields": [{"name": "a", "type": "int"}]}
     (curve,) = read_path(write(tmp_path / "other.avro", schema, [{"a": 1}]))
     assert (curve.id, curve.status) == ("other#0", UNREADABLE)
-    assert curve.notes == ("missing required fields: diaSource (LSST) or candidate (ZTF)",)
+    assert curve.notes == (
+        "missing required fields: diaSource (LSST) or candidate (ZTF)",
+        f"raw packet: {tmp_path}/other.avro#0",
+    )
 
 
 def test_solar_system_unknown_band_and_withdrawn_points() -> None:
