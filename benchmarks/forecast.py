@@ -27,7 +27,7 @@ from shared.training.seed import seed_everything
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.data import ForecastData
 from timeseries.forecast.pipeline import PIPELINE
-from timeseries.forecast.score import score
+from timeseries.forecast.scores.score import score
 
 Say = Callable[[str], None]
 Record = dict[str, Any]

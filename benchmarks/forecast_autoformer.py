@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timeseries.forecast.autoformer import Autoformer
+from timeseries.forecast.models.autoformer import Autoformer
 from timeseries.forecast.windows import Inputs
 
 Say = Callable[[str], None]

@@ -27,11 +27,11 @@ import torch
 from shared.bench.memory import peak_growth
 from shared.bench.real_data import data_folder
 from shared.config import resolve
-from timeseries.forecast.closed_form import estimate, fit_closed_form, shape_of
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.data import ForecastData, prepare
+from timeseries.forecast.models.closed_form import estimate, fit_closed_form, shape_of
 from timeseries.forecast.pipeline import PIPELINE
-from timeseries.forecast.score import score
+from timeseries.forecast.scores.score import score
 from timeseries.forecast.series import Series
 from timeseries.forecast.steps import Steps
 from timeseries.forecast.task import ForecastTask

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shared.nets.blocks.decomposition import SeriesDecomposition, moving_average
 from shared.nets.measure import count_params
-from timeseries.forecast.autoformer import Autoformer, CircularConv, complete, top_delays
+from timeseries.forecast.models.autoformer import Autoformer, CircularConv, complete, top_delays
 from timeseries.forecast.windows import Inputs
 
 GOLDEN = Path(__file__).parent / "golden" / "autoformer.json"

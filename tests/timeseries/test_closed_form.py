@@ -13,11 +13,11 @@ import torch
 
 from shared.errors import ResourcesExhausted
 from tests.timeseries.made import made_config, made_series
-from timeseries.forecast.closed_form import Shape, estimate, fit_closed_form, refit, shape_of, solve
 from timeseries.forecast.config import ForecastDataConfig
 from timeseries.forecast.data import prepare
-from timeseries.forecast.linear import Kind, LinearFamily
-from timeseries.forecast.moments import Moments
+from timeseries.forecast.models.closed_form import Shape, estimate, fit_closed_form, refit, shape_of, solve
+from timeseries.forecast.models.linear import Kind, LinearFamily
+from timeseries.forecast.models.moments import Moments
 from timeseries.forecast.series import Series
 from timeseries.forecast.windows import Prepared, Scale, Windows, borders
 

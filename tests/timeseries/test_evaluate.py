@@ -15,17 +15,17 @@ from shared.errors import DataInvalid, UsageError
 from shared.pipeline import DataFacts
 from shared.report.html import Report
 from tests.timeseries.made import context, made_data, made_series
-from timeseries.forecast.backtest import backtest, origins_of
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.evaluate import evaluate
 from timeseries.forecast.fit import fit
-from timeseries.forecast.held_out import held_out
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.pipeline import PIPELINE
-from timeseries.forecast.read import read_file, to_frame
 from timeseries.forecast.report import add_sections, card_text
-from timeseries.forecast.score import score
+from timeseries.forecast.scores.backtest import backtest, origins_of
+from timeseries.forecast.scores.held_out import held_out
+from timeseries.forecast.scores.score import score
 from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import read_file, to_frame
 from timeseries.forecast.task import ForecastTask
 from timeseries.forecast.windows import Scale, Windows
 

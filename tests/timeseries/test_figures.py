@@ -13,13 +13,13 @@ import torch
 
 from shared.plots.style import png_bytes
 from tests.timeseries.made import made_config, made_series
-from timeseries.forecast import figures, insight, pictures
 from timeseries.forecast.data import prepare
 from timeseries.forecast.evaluate import tally_of
-from timeseries.forecast.metrics import Tally
 from timeseries.forecast.network import ForecastNetwork
+from timeseries.forecast.plots import figures, insight, pictures
+from timeseries.forecast.scores.metrics import Tally
+from timeseries.forecast.scores.summary import steps_of, window_errors
 from timeseries.forecast.series import Series
-from timeseries.forecast.summary import steps_of, window_errors
 from timeseries.forecast.windows import Windows
 
 LEVELS = (0.8, 0.95)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from timeseries.forecast.linear import Kind, LinearFamily, interpolate, moving_average
+from timeseries.forecast.models.linear import Kind, LinearFamily, interpolate, moving_average
 from timeseries.forecast.windows import Inputs
 
 KINDS: tuple[Kind, ...] = ("linear", "nlinear", "dlinear")

@@ -18,10 +18,8 @@ from sktime.performance_metrics.forecasting.probabilistic import (
 
 from tests.timeseries.made import made_config, made_series
 from timeseries.forecast.data import prepare
-from timeseries.forecast.metrics import Naive, Tally, carried, naive_error, season_of
-from timeseries.forecast.read import read_file
-from timeseries.forecast.series import Series
-from timeseries.forecast.summary import (
+from timeseries.forecast.scores.metrics import Naive, Tally, carried, naive_error, season_of
+from timeseries.forecast.scores.summary import (
     Reference,
     metrics_of,
     notes_of,
@@ -30,6 +28,8 @@ from timeseries.forecast.summary import (
     table_of,
     window_errors,
 )
+from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import read_file
 from timeseries.forecast.windows import Windows
 
 LEVELS = (0.8, 0.95)

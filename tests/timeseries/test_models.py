@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from shared.errors import UsageError
-from timeseries.forecast.models import BackboneForecaster, Naive, normalise
+from timeseries.forecast.models.backbone import BackboneForecaster, normalise
+from timeseries.forecast.models.naive import Naive
 from timeseries.forecast.windows import Inputs
 
 NET: dict[str, Any] = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from timeseries.forecast import moments as module
-from timeseries.forecast.moments import Moments, cross_products
+from timeseries.forecast.models import moments as module
+from timeseries.forecast.models.moments import Moments, cross_products
 from timeseries.forecast.series import Floats
 
 LENGTH, HORIZON, CHANNELS = 12, 5, 3

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from shared.errors import DataInvalid, ItemError
 from shared.pipeline import error_faults
-from timeseries.forecast import read, stamps, table
-from timeseries.forecast.check import check, infer
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
-from timeseries.forecast.read import (
+from timeseries.forecast.series import Series
+from timeseries.forecast.tables import read, stamps, table
+from timeseries.forecast.tables.check import check, infer
+from timeseries.forecast.tables.read import (
     fingerprint,
     match_columns,
     read_all,
@@ -27,7 +28,6 @@ from timeseries.forecast.read import (
     read_frame,
     to_frame,
 )
-from timeseries.forecast.series import Series
 
 HEAD = "date,a,b\n"
 TEXT_MEND = "numbers; correct the cells, empty them if missing, or name columns in data.targets"

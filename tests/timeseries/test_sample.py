@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from timeseries.forecast.check import check, infer
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
-from timeseries.forecast.read import fingerprint, match_columns, read_dataset
 from timeseries.forecast.sample import ABOUT, ASSET, embedded, write_sample
+from timeseries.forecast.tables.check import check, infer
+from timeseries.forecast.tables.read import fingerprint, match_columns, read_dataset
 
 CHANNELS = ("temperature", "dew_point", "humidity", "wind_speed", "pressure")
 

@@ -14,8 +14,8 @@ from shared.errors import DataInvalid
 from shared.pipeline import DataFacts
 from shared.training.loader import Draw, ExactLoader, make_loader
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.read import fingerprint, match_columns, read_dataset
 from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import fingerprint, match_columns, read_dataset
 from timeseries.forecast.windows import (
     PARTS,
     Batch,

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from shared.errors import Fault
-from timeseries.forecast.table import SUFFIXES, is_table, stem
+from timeseries.forecast.tables.table import SUFFIXES, is_table, stem
 
 FORECAST = ".forecast"
 """Between an output's name and its suffix; such files are not taken for inputs when a folder is searched."""

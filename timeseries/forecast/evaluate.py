@@ -18,17 +18,24 @@ import torch
 from shared.bundle import Bundle
 from shared.io.atomic import atomic_write_text
 from shared.pipeline import Evaluation
-from timeseries.forecast.backtest import forecasts, origins_of
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.held_out import HeldOut, held_out
-from timeseries.forecast.metrics import Naive, Tally, season_of
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.pictures import draw_all
-from timeseries.forecast.summary import Reference, metrics_of, notes_of, shown_steps, steps_of, table_of
+from timeseries.forecast.plots.pictures import draw_all
+from timeseries.forecast.scores.backtest import forecasts, origins_of
+from timeseries.forecast.scores.held_out import HeldOut, held_out
+from timeseries.forecast.scores.metrics import Naive, Tally, season_of
+from timeseries.forecast.scores.summary import (
+    Reference,
+    metrics_of,
+    notes_of,
+    shown_steps,
+    steps_of,
+    table_of,
+)
 from timeseries.forecast.windows import Windows
 
 BACKTEST_ROWS = 100_000
-"""Rows of the written back-test; longer ones keep evenly spaced origins (`timeseries.forecast.backtest` gives all)."""
+"""Rows of the written back-test; longer ones keep evenly spaced origins (`scores.backtest` gives all)."""
 
 
 @dataclass(slots=True)
@@ -81,7 +88,7 @@ def evaluate_network(
 def tally_of(network: ForecastNetwork, windows: Windows, season: int = 1) -> Tally:
     """Sums of the errors of `network` and of the naive forecasts over all windows."""
     from timeseries.forecast.data import eval_batch
-    from timeseries.forecast.score import _on, batches
+    from timeseries.forecast.scores.score import batches, on_device
 
     network.eval()
     levels = network.config.intervals.levels if network.config.intervals.method != "none" else ()
@@ -90,7 +97,7 @@ def tally_of(network: ForecastNetwork, windows: Windows, season: int = 1) -> Tal
     if 1 < season <= int(windows.index[:, 1].min()) + windows.length:
         naive["seasonal"] = Naive(windows.prepared, season, windows.horizon)
     for chosen, batch in batches(windows, eval_batch(network.config)):
-        point, bounds = network.interval(_on(network, batch.inputs))
+        point, bounds = network.interval(on_device(network, batch.inputs))
         tally.add(chosen, batch, point.cpu(), bounds.cpu(), naive)
     return tally
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from shared.training.fit import FitResult
 from shared.training.fit import fit as fit_by_steps
-from timeseries.forecast.closed_form import fit_closed_form, refit
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.moments import Moments, rows_of
+from timeseries.forecast.models.closed_form import fit_closed_form, refit
+from timeseries.forecast.models.moments import Moments, rows_of
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.score import errors_of, score
+from timeseries.forecast.scores.score import errors_of, score
 from timeseries.forecast.sgd import fit_by_epochs, suits
 from timeseries.forecast.windows import Borders, Prepared, Windows
 

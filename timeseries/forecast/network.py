@@ -86,15 +86,15 @@ def build_model(config: ForecastConfig) -> nn.Module:
     }
     marks = len(feature_names(data.freq))
     if model.name == "naive":
-        from timeseries.forecast.models import Naive
+        from timeseries.forecast.models.naive import Naive
 
         return Naive(data.horizon, model.season)
     if model.name in ("linear", "nlinear", "dlinear"):
-        from timeseries.forecast.linear import LinearFamily
+        from timeseries.forecast.models.linear import LinearFamily
 
         return LinearFamily(model.name, **shape, individual=model.individual, kernel=model.kernel)
     if model.name == "autoformer":
-        from timeseries.forecast.autoformer import Autoformer
+        from timeseries.forecast.models.autoformer import Autoformer
 
         return Autoformer(
             **shape,
@@ -109,7 +109,7 @@ def build_model(config: ForecastConfig) -> nn.Module:
             factor=model.factor,
             dropout=model.dropout,
         )
-    from timeseries.forecast.models import BackboneForecaster
+    from timeseries.forecast.models.backbone import BackboneForecaster
 
     assert model.backbone is not None  # the configuration sees to it
     return BackboneForecaster(model.backbone, **shape, marks=marks)

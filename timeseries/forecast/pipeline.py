@@ -32,12 +32,12 @@ class Forecast(Pipeline):
     folder = Path(__file__).parent
 
     def check(self, config: ForecastConfig) -> list[Fault]:
-        from timeseries.forecast.check import check
+        from timeseries.forecast.tables.check import check
 
         return check(config)
 
     def complete(self, config: ForecastConfig) -> ForecastConfig:
-        from timeseries.forecast.check import infer
+        from timeseries.forecast.tables.check import infer
 
         return config.model_copy(update={"data": config.data.model_copy(update=infer(config))})
 

@@ -22,10 +22,10 @@ from timeseries.forecast.ahead import Forecast, forecast_ahead
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
 from timeseries.forecast.discover import FORECAST, fault_of, find_files, tame, unique_names
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.read import match_columns
-from timeseries.forecast.reader import Reader, Reading
 from timeseries.forecast.series import Series
-from timeseries.forecast.table import (
+from timeseries.forecast.tables.read import match_columns
+from timeseries.forecast.tables.reader import Reader, Reading
+from timeseries.forecast.tables.table import (
     ID_COLUMN,
     Table,
     load,
@@ -182,7 +182,7 @@ class ForecastPredictor(Predictor):
                 path.write_text(csv_text(frame), encoding="utf-8")
             if self.settings.picture:
                 from shared.plots.style import save_png
-                from timeseries.forecast.forecast_plot import forecast_picture
+                from timeseries.forecast.plots.forecast import forecast_picture
 
                 save_png(
                     forecast_picture(forecast, self.settings.context_shown), path.with_name(f"{name}.png")

@@ -105,7 +105,7 @@ def _steps(report: Report, config: ForecastConfig, evaluation: Evaluation) -> No
     by_step = getattr(evaluation, "by_step", [])
     if not by_step:
         return
-    from timeseries.forecast.summary import shown_steps
+    from timeseries.forecast.scores.summary import shown_steps
 
     columns = dict(_STEP)
     for name in by_step[0]:

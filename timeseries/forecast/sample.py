@@ -11,8 +11,8 @@ import pandas as pd
 
 from shared.io.atomic import atomic_write_text
 from timeseries.forecast.config import ForecastDataConfig
-from timeseries.forecast.read import read_file, to_frame
 from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import read_file, to_frame
 
 ASSET = Path(__file__).parent / "assets" / "jfk_weather_2013.csv.gz"
 ABOUT = (

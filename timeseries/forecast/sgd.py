@@ -20,7 +20,7 @@ from shared.training.hardware import on_gpu
 from shared.training.injector import crash_point
 from shared.training.signals import StopSignals, stopped
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.score import score
+from timeseries.forecast.scores.score import score
 from timeseries.forecast.steps import CHECK_EVERY, Steps
 from timeseries.forecast.task import ForecastTask
 from timeseries.forecast.windows import Windows

@@ -19,9 +19,9 @@ from shared.training.loader import EpochSampler
 from shared.training.optim import optimizer_config
 from shared.training.seed import isolated_rng
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.linear import LinearFamily
+from timeseries.forecast.models.linear import LinearFamily
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.score import score
+from timeseries.forecast.scores.score import score
 from timeseries.forecast.task import ForecastTask
 from timeseries.forecast.windows import Batch, Windows
 

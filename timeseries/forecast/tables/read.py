@@ -17,10 +17,10 @@ import pandas as pd
 
 from shared.errors import DataInvalid, Fault, ItemError
 from shared.pipeline import error_faults
-from timeseries.forecast import stamps, table
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
-from timeseries.forecast.reader import Reader, Reading
 from timeseries.forecast.series import Floats, Series
+from timeseries.forecast.tables import stamps, table
+from timeseries.forecast.tables.reader import Reader, Reading
 
 _READ_BY = (
     *(

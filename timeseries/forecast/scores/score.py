@@ -49,7 +49,9 @@ def score(network: ForecastNetwork, windows: Windows, drop_last: int = 0) -> Sco
     by_window = []
     for _, batch in batches(windows, eval_batch(network.config), total):
         error = (
-            (network.point(_on(network, batch.inputs)).cpu() - batch.y).masked_fill(~batch.y_mask, 0).double()
+            (network.point(on_device(network, batch.inputs)).cpu() - batch.y)
+            .masked_fill(~batch.y_mask, 0)
+            .double()
         )
         known = batch.y_mask.double()
         part = torch.stack([error.square().sum(0), error.abs().sum(0), known.sum(0)])
@@ -82,12 +84,12 @@ def errors_of(network: ForecastNetwork, windows: Windows, limit: int) -> Tensor:
     stride = -(-len(windows) * data.horizon * len(data.targets) // limit)
     chosen, size, parts = np.arange(0, len(windows), max(stride, 1)), eval_batch(network.config), []
     for batch in (windows.batch(chosen[i : i + size]) for i in range(0, len(chosen), size)):
-        error = batch.y - network.point(_on(network, batch.inputs)).cpu()
+        error = batch.y - network.point(on_device(network, batch.inputs)).cpu()
         parts.append(error.masked_fill(~batch.y_mask, torch.nan))
     return torch.cat(parts)
 
 
-def _on(network: ForecastNetwork, inputs: Any) -> Any:
+def on_device(network: ForecastNetwork, inputs: Any) -> Any:
     """`inputs` where the network's weights are."""
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     return inputs if device.type == "cpu" else type(inputs)(*(each.to(device) for each in inputs))

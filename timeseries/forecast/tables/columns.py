@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from shared.errors import Fault
 from shared.pipeline import error_faults
-from timeseries.forecast import stamps, table
 from timeseries.forecast.config import ForecastDataConfig
 from timeseries.forecast.series import Floats
-from timeseries.forecast.table import ID_COLUMN, SHOWN, Table
+from timeseries.forecast.tables import stamps, table
+from timeseries.forecast.tables.table import ID_COLUMN, SHOWN, Table
 
 _COUNTERS = ("Unnamed: ", "index", "level_0", "__index_level_")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from timeseries.forecast.series import Series
-from timeseries.forecast.stamps import infer
+from timeseries.forecast.tables.stamps import infer
 
 MOST_ABSENT = 100
 """Rows of the calendar for each one given, beyond which its step is taken to be a mistake."""

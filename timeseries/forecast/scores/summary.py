@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from timeseries.forecast.metrics import Tally, naive_error
+from timeseries.forecast.scores.metrics import Tally, naive_error
 from timeseries.forecast.series import Floats
 
 OFF_LEVEL = 0.05

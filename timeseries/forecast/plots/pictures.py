@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from shared.plots.style import save_png
-from timeseries.forecast import figures, insight
-from timeseries.forecast.backtest import forecasts, origins_of
-from timeseries.forecast.metrics import Tally
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.score import _on
-from timeseries.forecast.summary import step_errors, steps_of, window_errors
+from timeseries.forecast.plots import figures, insight
+from timeseries.forecast.scores.backtest import forecasts, origins_of
+from timeseries.forecast.scores.metrics import Tally
+from timeseries.forecast.scores.score import on_device
+from timeseries.forecast.scores.summary import step_errors, steps_of, window_errors
 from timeseries.forecast.windows import Windows
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def shown_window(network: ForecastNetwork, tally: Tally, number: int, rank: str)
     windows = tally.windows
     series, start = windows.index[number]
     one, origin = windows.prepared[series], start + windows.length
-    point, bounds = network.interval(_on(network, windows.batch(np.array([number])).inputs))
+    point, bounds = network.interval(on_device(network, windows.batch(np.array([number])).inputs))
     rows = slice(origin - min(windows.length, 2 * windows.horizon), origin + windows.horizon)
     name = f"{one.series.id}, " if len(windows.prepared) > 1 else ""
     return figures.Shown(
@@ -161,13 +161,13 @@ def _weights(network: ForecastNetwork, tally: Tally, season: int) -> list[tuple[
 
 
 def _periods(network: ForecastNetwork, tally: Tally, season: int) -> list[tuple[str, str, Figure]]:
-    from timeseries.forecast.autoformer import top_delays
+    from timeseries.forecast.models.autoformer import top_delays
 
     windows = tally.windows
     some = np.unique(np.linspace(0, len(windows) - 1, PERIOD_WINDOWS).round().astype(int))
     spectra: dict[str, Any] = {}
     for name, (delays, weights) in top_delays(
-        network.model, _on(network, windows.batch(some).inputs)
+        network.model, on_device(network, windows.batch(some).inputs)
     ).items():
         share = np.bincount(delays.cpu().flatten().numpy(), weights.cpu().flatten().numpy()) / len(delays)
         spectra[_part(name)] = np.flatnonzero(share), share[share > 0]

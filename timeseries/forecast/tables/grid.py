@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shared.errors import Fault
-from timeseries.forecast import stamps
 from timeseries.forecast.config import ForecastDataConfig
 from timeseries.forecast.series import Floats
-from timeseries.forecast.table import SHOWN
+from timeseries.forecast.tables import stamps
+from timeseries.forecast.tables.table import SHOWN
 
 
 class Rows(NamedTuple):

@@ -20,9 +20,9 @@ from shared.config import resolve
 from shared.errors import SuiteError
 from timeseries.forecast.ahead import forecast_ahead
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.estimator_data import Plan, merged, odd_at_most, plan, series_of, step_of
+from timeseries.forecast.estimators.frames import Plan, merged, odd_at_most, plan, series_of, step_of
+from timeseries.forecast.estimators.learner import Learner
 from timeseries.forecast.fit import conformal_offsets
-from timeseries.forecast.learner import Learner
 from timeseries.forecast.series import Floats, Series
 
 DEFAULT_HORIZON = 24
@@ -282,7 +282,7 @@ class LTSFLinearForecaster(_NetworkForecaster):
     Examples
     --------
     >>> from sktime.datasets import load_airline
-    >>> from timeseries.forecast.estimators import LTSFLinearForecaster
+    >>> from timeseries.forecast.estimators.forecasters import LTSFLinearForecaster
     >>> forecaster = LTSFLinearForecaster(input_length=36).fit(load_airline(), fh=range(1, 13))
     >>> y_pred = forecaster.predict()
     >>> intervals = forecaster.predict_interval(coverage=0.8)
@@ -426,7 +426,7 @@ class AutoformerForecaster(_NetworkForecaster):
     Examples
     --------
     >>> from sktime.datasets import load_airline
-    >>> from timeseries.forecast.estimators import AutoformerForecaster
+    >>> from timeseries.forecast.estimators.forecasters import AutoformerForecaster
     >>> small = {"width": 8, "heads": 2, "feedforward": 16, "label_length": 6, "kernel": 5, "max_epochs": 1}
     >>> forecaster = AutoformerForecaster(24, **small, random_state=0).fit(load_airline(), fh=[1, 2, 3])
     >>> y_pred = forecaster.predict()

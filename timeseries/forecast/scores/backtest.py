@@ -65,14 +65,14 @@ def origins_of(windows: Windows, limit: int = 0) -> NDArray[np.int64]:
 def forecasts(network: ForecastNetwork, windows: Windows, chosen: NDArray[np.int64]) -> pd.DataFrame:
     """The windows numbered `chosen` as the frame that `backtest` describes."""
     from timeseries.forecast.data import eval_batch
-    from timeseries.forecast.score import _on
+    from timeseries.forecast.scores.score import on_device
 
     network.eval()
     size = eval_batch(network.config)
     frames = []
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
-        inputs = _on(network, windows.batch(part).inputs)
+        inputs = on_device(network, windows.batch(part).inputs)
         point, bounds = (each.cpu().numpy() for each in network.interval(inputs))
         for number in np.unique(windows.index[part, 0]):
             mine = windows.index[part, 0] == number

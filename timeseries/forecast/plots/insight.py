@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from shared.plots.style import LIGHT, PALETTE, dress, new_figure
-from timeseries.forecast.figures import dated
-from timeseries.forecast.forecast_plot import plain_text
+from timeseries.forecast.plots.figures import dated
+from timeseries.forecast.plots.forecast import plain_text
 from timeseries.forecast.series import Floats
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def decomposition_figure(
 ) -> Figure:
     """One channel (T,), original units: the series, its moving average over `kernel` steps, and what is left
     (the series decomposition of Autoformer and DLinear)."""
-    from timeseries.forecast.linear import moving_average
+    from timeseries.forecast.models.linear import moving_average
 
     filled = pd.Series(values).interpolate(limit_direction="both").to_numpy()
     trend = moving_average(torch.from_numpy(filled)[None], kernel)[0].numpy()

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from shared.errors import ResourcesExhausted
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.linear import LinearFamily
-from timeseries.forecast.moments import CHUNK_BYTES, Moments
+from timeseries.forecast.models.linear import LinearFamily
+from timeseries.forecast.models.moments import CHUNK_BYTES, Moments
 from timeseries.forecast.windows import Prepared
 
 

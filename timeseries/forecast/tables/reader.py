@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from shared.errors import DataInvalid, Fault
 from shared.pipeline import error_faults
-from timeseries.forecast import stamps, table
-from timeseries.forecast.columns import Columns, TableColumns
-from timeseries.forecast.grid import Lined, Rows, on_calendar
 from timeseries.forecast.series import Floats, Series
-from timeseries.forecast.table import SHOWN
+from timeseries.forecast.tables import stamps, table
+from timeseries.forecast.tables.columns import Columns, TableColumns
+from timeseries.forecast.tables.grid import Lined, Rows, on_calendar
+from timeseries.forecast.tables.table import SHOWN
 
 REGULAR = 0.5
 """Least share of the steps that the most common one must have to be called the step of a series."""

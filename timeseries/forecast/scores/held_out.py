@@ -13,8 +13,8 @@ from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, UsageError
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.data import load
-from timeseries.forecast.read import fingerprint
 from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import fingerprint
 from timeseries.forecast.windows import Borders, Prepared, Scale, Windows, borders
 
 MAX_COMPARED = 20

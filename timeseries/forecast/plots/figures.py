@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from shared.plots.style import LIGHT, PALETTE, colour, dress, new_figure
-from timeseries.forecast.forecast_plot import plain_text
+from timeseries.forecast.plots.forecast import plain_text
+from timeseries.forecast.scores.summary import percent
 from timeseries.forecast.series import Floats
-from timeseries.forecast.summary import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

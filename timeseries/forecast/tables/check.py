@@ -8,9 +8,9 @@ from typing import Any
 from shared.errors import DataInvalid, Fault, ItemError
 from shared.pipeline import error_faults
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.read import completed, match_columns, read_all
-from timeseries.forecast.reader import Reading
 from timeseries.forecast.series import Series
+from timeseries.forecast.tables.read import completed, match_columns, read_all
+from timeseries.forecast.tables.reader import Reading
 from timeseries.forecast.windows import Prepared, Scale, borders, require_windows
 
 

@@ -1,6 +1,6 @@
 """A network fitted to one series that may grow, and its errors on rows it has not seen: what the estimators share.
 
-The last rows are held back (`estimator_data.tail`). Least squares: a first network of the other rows is the witness
+The last rows are held back (`frames.tail`). Least squares: a first network of the other rows is the witness
 whose errors there make the intervals; the one that forecasts has all rows. Gradient steps: one network, whose weights
 the rows held back choose.
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from shared.training.seed import isolated_rng
 from timeseries.forecast.ahead import rolled
-from timeseries.forecast.closed_form import fit_closed_form, refit
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.estimator_data import ERRORS_WANTED, tail
+from timeseries.forecast.estimators.frames import ERRORS_WANTED, tail
 from timeseries.forecast.fit import by_steps
-from timeseries.forecast.moments import Moments, rows_of
+from timeseries.forecast.models.closed_form import fit_closed_form, refit
+from timeseries.forecast.models.moments import Moments, rows_of
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.score import errors_of
+from timeseries.forecast.scores.score import errors_of
 from timeseries.forecast.series import Series
 from timeseries.forecast.steps import train_network
 from timeseries.forecast.windows import Borders, Inputs, Part, Prepared, Scale, Windows
