@@ -236,9 +236,15 @@ def _rows(code: list[int], points: list[tuple[Any, ...]], survey: str) -> Rows:
     )
 
 
-def read_alert(record: Record, config: ReadConfig | None = None, source: str = "alert") -> LightCurve:
-    """The curve of one alert that a broker has decoded: all points the packet holds."""
-    return curves_from([(packet_of(record, source), source)], config or ReadConfig(), merge=False)[0]
+def read_alert(
+    record: Record, config: ReadConfig | None = None, source: str = "alert", namespace: str = ""
+) -> LightCurve:
+    """The curve of one alert that a broker has decoded: all points the packet holds.
+
+    `namespace` is its schema's (``elasticc.v0_9_1``): ELAsTiCC's fluxes have another zero point than LSST's.
+    """
+    pair = (packet_of(record, source, namespace), source)
+    return curves_from([pair], config or ReadConfig(), merge=False)[0]
 
 
 def iter_alerts(

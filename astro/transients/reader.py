@@ -58,7 +58,8 @@ class Reader(Columns):
             absent = about.index.difference(ids, sort=False)
             if self.config.objects == "metadata":
                 first = [*row_ids, *(i for i in ids if i not in about.index)]
-                code, ids = pd.Index(first).get_indexer(pd.Index(ids))[code], first
+                place = np.append(pd.Index(first).get_indexer(pd.Index(ids)), -1).astype(np.int64)
+                code, ids = place[code], first
             elif len(absent):
                 self.notes.append(f"{len(absent)} objects of the metadata have no light curve here")
             about = about.reindex(ids)

@@ -103,6 +103,7 @@ def test_elasticc_has_its_own_zero_point_and_redshift(tmp_path: Path) -> None:
     (curve,) = read_path(path)
     assert curve.flux[1] == pytest.approx(1000.0)
     assert curve.redshift == pytest.approx(0.25)
+    assert read_alert(record, namespace="elasticc.v0_9_1").flux[1] == pytest.approx(1000.0)
     (dusted,) = read_path(path, ReadConfig(dust=True))
     assert dusted.flux[1] == pytest.approx(1000.0 * 10 ** (0.4 * 3.237 * 0.1), rel=1e-6)
 

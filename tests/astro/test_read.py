@@ -361,6 +361,9 @@ def test_metadata_order_absent_objects_and_second_entries() -> None:
     assert [(c.id, c.label) for c in kept] == [("5", None), ("3", "Ia")] and kept[1].redshift == 0.3
     every = read_frame(frame(), ReadConfig(unit="nJy", objects="metadata"), about)
     assert [(c.id, c.status, len(c)) for c in every] == [("3", OK, 4), ("8", TOO_FEW, 0), ("5", OK, 4)]
+    nameless = put(frame(), 0, object_id=None)
+    every = read_frame(nameless, ReadConfig(unit="nJy", objects="metadata"), about)
+    assert [(c.id, len(c)) for c in every] == [("3", 4), ("8", 0), ("5", 3)]
 
 
 # ---------------------------------------------------------------- what no order and no frame may change
