@@ -68,29 +68,31 @@ class Seen(NamedTuple):
 def simulate(n: int, seed: int, shares: Mapping[str, float] | None = None) -> list[LightCurve]:
     """`n` labelled objects, of every class as many or by `shares`. Object i depends on (`seed`, i, its class) alone, so
     a longer list begins with the shorter. One with fewer than two detections is drawn again."""
-    kinds = np.array(class_of(n, shares))
+    kinds = classes_of(n, shares)
     out: dict[int, LightCurve] = {}
-    for name in dict.fromkeys(kinds.tolist()):
-        left = np.flatnonzero(kinds == name)
+    for name in dict.fromkeys(kinds):
+        left = [i for i, kind in enumerate(kinds) if kind == name]
         for attempt in count():
-            if not len(left):
+            if not left:
                 break
-            numbers = [np.random.default_rng((seed, int(i), attempt)).random(_NUMBERS) for i in left]
+            numbers = [np.random.default_rng((seed, i, attempt)).random(_NUMBERS) for i in left]
             seen = observed(name, np.array(numbers))
             good = seen.detected.sum(1) >= 2
-            for row in np.flatnonzero(good):
-                out[left[row]] = _curve(seen, row, f"sim{seed}-{left[row]:05d}", name)
-            left = left[~good]
+            for row, i in enumerate(left):
+                if good[row]:
+                    out[i] = _curve(seen, row, f"sim{seed}-{i:05d}", name)
+            left = [i for i in left if i not in out]
     return [out[i] for i in range(n)]
 
 
-def class_of(n: int, shares: Mapping[str, float] | None = None) -> list[str]:
+def classes_of(n: int, shares: Mapping[str, float] | None = None) -> list[str]:
     """Each object's class: always the one furthest behind its share, so that every beginning has the shares too.
 
     Raises ValueError for shares that cannot be.
     """
     shares = dict.fromkeys(CLASSES, 1.0) if shares is None else shares
-    if not set(shares) <= set(CLASSES) or min(shares.values(), default=0) < 0 or not sum(shares.values()):
+    good = all(0 <= share < np.inf for share in shares.values()) and sum(shares.values()) > 0
+    if not good or not set(shares) <= set(CLASSES):
         raise ValueError(f"shares {shares}; numbers of {', '.join(CLASSES)}, none negative, one above 0")
     names = [name for name in CLASSES if shares.get(name, 0) > 0]
     wanted = np.array([shares[name] for name in names]) / sum(shares.values())

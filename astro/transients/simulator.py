@@ -17,7 +17,7 @@ from scipy.special import expit, ndtri
 
 from astro.transients.lightcurve import WAVELENGTHS, ZERO_POINT, Floats
 
-V, R, I = 5500.0, WAVELENGTHS["lsst"]["r"], WAVELENGTHS["lsst"]["i"]
+V, R = 5500.0, WAVELENGTHS["lsst"]["r"]
 _HC_OVER_K = 1.438776877e8
 """Å K"""
 FLARES = 64
@@ -79,7 +79,7 @@ def _cosmology() -> Any:
 
 
 def dimmed(magnitude: Floats, z: Floats) -> Floats:
-    """Flux of absolute AB magnitudes at rest wavelengths: F_ν = (1 + z) L_ν(ν (1 + z)) / 4π d_L² (Hogg 1999, eq. 22)."""
+    """Flux of absolute AB magnitudes at rest wavelengths: F_ν = (1 + z) L_ν(1+z) / 4π d_L² (Hogg 1999, eq. 22)."""
     return flux_of(magnitude + _cosmology().distmod(z).value) * (1 + z)
 
 
@@ -111,8 +111,8 @@ def bazin(t: Floats, rise: Floats, fall: Floats) -> Floats:
 
 
 def plateau_magnitude(t: Floats, length: Floats, drop: Floats, width: Floats, slope: Floats) -> Floats:
-    """−drop / (1 + e^((t − length)/width)) + slope (t − length), less its value at half the length (Valenti et al. 2016,
-    eq. 1); `t` from the explosion."""
+    """−drop / (1 + e^((t − length)/width)) + slope (t − length), less its value at half the length; `t` from the
+    explosion (Valenti et al. 2016, eq. 1)."""
 
     def fall(t: Floats) -> Floats:
         return -drop * expit((length - t) / width) + slope * (t - length)
@@ -198,7 +198,7 @@ def periodic(draws: Draws, time: Floats, wavelength: Floats) -> Sky:
     decay = draws.uniform(0.15, 0.5)
     ratios = np.concatenate([decay, decay**2 * 1.3, decay**3 * 1.5], 1)
     # Phase differences of RRab stars (Simon & Lee's measure, cosine): a steep rise, a slow fall.
-    phases = np.array([4.2, 2.2, 0.4]) + draws.normal(0, 0.3, 3)
+    phases = np.array([4.0, 2.0, 6.1]) + draws.normal(0, 0.3, 3)
     swing = draws.log_uniform(0.15, 0.7) * (wavelength / V) ** -1.2
     shift = swing * fourier(time / period + draws.uniform(), ratios, phases)
     star = black_body(wavelength, 6900 - 1200 * np.log10(period / 0.5), R)
@@ -208,14 +208,14 @@ def periodic(draws: Draws, time: Floats, wavelength: Floats) -> Sky:
 
 def flare(draws: Draws, time: Floats, wavelength: Floats) -> Sky:
     """M dwarf of 2900 to 3600 K with up to 64 flares of 9000 to 11000 K (Kowalski et al. 2013), each covering a share X
-    of the disc, N(> X) ∝ 1/X (Lacy, Moffett & Evans 1976), half-widths of half an hour to five hours."""
+    of the disc, 0.1 to 5 %, N(> X) ∝ 1/X (Lacy, Moffett & Evans 1976), half-widths of half an hour to five hours."""
     steady = flux_of(draws.uniform(17, 23)) * np.ones_like(time)
     cool, hot = draws.uniform(2900, 3600), draws.uniform(9000, 11000)
     steady = steady * black_body(wavelength, cool, R)
     number = draws.uniform(10, FLARES)
     covered = np.zeros_like(time)
     for k in range(FLARES):
-        share = np.minimum(1.5e-3 / draws.uniform(1e-3, 1), 0.2) * (k < number)
+        share = np.minimum(1e-3 / draws.uniform(1e-3, 1), 0.05) * (k < number)
         width = draws.log_uniform(0.02, 0.2)
         covered += share * flare_shape((time - some_time(draws, time)) / width)
     ratio = np.expm1(_HC_OVER_K / (wavelength * cool)) / np.expm1(_HC_OVER_K / (wavelength * hot))
@@ -244,7 +244,7 @@ def agn(draws: Draws, time: Floats, wavelength: Floats) -> Sky:
     days = 10 ** (2.4 + 0.17 * np.log10(R / (1 + z) / 4000) + 0.03 * bright + 0.21 * heavy) * (1 + z)
     times = np.concatenate([time[:, :1] - 365, time], 1)
     walk = damped_walk(times, days, draws.normal(count=times.shape[1]))
-    mean = flux_of(i) * (wavelength / I) ** 0.44
+    mean = flux_of(i) * (wavelength / WAVELENGTHS["lsst"]["i"]) ** 0.44
     now, steady = (mean * 10 ** (-0.4 * structure / np.sqrt(2) * x) for x in (walk[:, 1:], walk[:, :1]))
     return Sky(now - steady, steady, z[:, 0])
 
