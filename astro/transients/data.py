@@ -1,0 +1,185 @@
+"""Training, validation and test objects, split by object within each class, gridded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from astro.transients.config import TransientsConfig, TransientsDataConfig
+from astro.transients.grids import inputs_of, until
+from astro.transients.lightcurve import OK, LightCurve
+from astro.transients.read import Reading, read_all
+from astro.transients.t2 import Inputs
+from shared.errors import DataInvalid, Fault
+from shared.pipeline import DataFacts
+from shared.training.loader import Draw, ExactLoader, make_loader
+
+Part = Literal["train", "val", "test"]
+Batch = tuple[Inputs, Tensor]
+
+
+def reading_of(config: TransientsConfig) -> Reading:
+    """What lies at ``data.path``, or the simulator's objects."""
+    if config.data.path is None:
+        from astro.transients.sample import simulate
+
+        return Reading(
+            simulate(config.data.simulated, config.seed), notes=("simulated light curves; none is real",)
+        )
+    return _read(Path(config.data.path), config.data.read)
+
+
+@cache
+def _read(path: Path, read: Any) -> Reading:
+    return read_all(path, read)
+
+
+def check(config: TransientsConfig) -> list[Fault]:
+    """Every fault of the data set: what the readers say, and what cannot be learned from it."""
+    reading = reading_of(config)
+    faults, where = list(reading.faults), str(config.data.path)
+    labelled = [curve for curve in reading.curves if curve.label is not None]
+    if not labelled:
+        faults.append(Fault(where, "no object has a label", "labelled objects", "set data.read.label_column"))
+        return faults
+    kept = kept_classes(labelled, config.data)
+    if len(kept) < 2:
+        found = f"{len(kept)} class with {config.data.smallest_class} objects or more"
+        faults.append(Fault(where, found, "two or more", "add objects, or lower data.smallest_class"))
+    surveys = sorted({curve.survey for curve in labelled})
+    if len(surveys) > 1 and not config.data.survey:
+        faults.append(Fault(where, f"bands of {', '.join(surveys)}", "one survey", "set data.survey"))
+    return faults
+
+
+def infer(config: TransientsConfig) -> dict[str, Any]:
+    """The completed keys of ``data``."""
+    labelled = [curve for curve in reading_of(config).checked() if curve.label is not None]
+    return {
+        "classes": config.data.classes or kept_classes(labelled, config.data),
+        "survey": config.data.survey or labelled[0].survey,
+    }
+
+
+def kept_classes(curves: Sequence[LightCurve], data: TransientsDataConfig) -> tuple[str, ...]:
+    number = Counter(str(curve.label) for curve in curves)
+    return tuple(sorted(name for name, count in number.items() if count >= data.smallest_class))
+
+
+def split(
+    curves: Sequence[LightCurve], data: TransientsDataConfig, seed: int
+) -> dict[Part, NDArray[np.int64]]:
+    """Rows of each part: within a class by the hash of (seed, id), so an object stays where it is."""
+    parts: dict[Part, list[int]] = {"train": [], "val": [], "test": []}
+    for name in sorted({str(curve.label) for curve in curves}):
+        rows = [i for i, curve in enumerate(curves) if curve.label == name]
+        rows.sort(key=lambda i: hashlib.sha256(f"{seed} {curves[i].id}".encode()).digest())
+        test, val = round(len(rows) * data.test), max(1, round(len(rows) * data.validation))
+        parts["test"] += rows[:test]
+        parts["val"] += rows[test : test + val]
+        parts["train"] += rows[test + val :]
+    return {part: np.array(sorted(rows), np.int64) for part, rows in parts.items()}
+
+
+class Objects:
+    """Gridded objects with labels, as a dataset that gathers whole batches."""
+
+    def __init__(self, inputs: Inputs, labels: Tensor, names: Sequence[str]) -> None:
+        self.inputs, self.labels, self.names = inputs, labels, list(names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def batch(self, draws: Sequence[Draw]) -> Batch:
+        rows = torch.tensor([draw.index for draw in draws])
+        return self.inputs.take(rows), self.labels[rows]
+
+
+class TransientsData(pl.LightningDataModule):
+    """Loaders of one split; `curves` and `rows` say what went where."""
+
+    def __init__(self, config: TransientsConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @cached_property
+    def curves(self) -> list[LightCurve]:
+        """Labelled objects of the configuration's classes, in input order."""
+        names = set(self.config.data.classes)
+        return [curve for curve in reading_of(self.config).checked() if curve.label in names]
+
+    @cached_property
+    def rows(self) -> dict[Part, NDArray[np.int64]]:
+        return split(self.curves, self.config.data, self.config.seed)
+
+    def part(self, part: Part) -> list[LightCurve]:
+        """Objects of a part; those that no curve can be made of are left out of training, not of the scores."""
+        found = [self.curves[i] for i in self.rows[part]]
+        return [curve for curve in found if curve.status == OK] if part != "test" else found
+
+    @cached_property
+    def train_set(self) -> Objects:
+        """The training objects and their truncated copies."""
+        curves, draw = self.part("train"), np.random.default_rng(self.config.seed)
+        copies = [
+            until(curve, float(draw.exponential(20.0)) + 1.0)
+            for _ in range(self.config.train.truncations)
+            for curve in curves
+        ]
+        return self.objects([*curves, *(curve for curve in copies if len(curve) >= 3)])
+
+    @cached_property
+    def val_set(self) -> Objects:
+        return self.objects(self.part("val"))
+
+    def objects(self, curves: Sequence[LightCurve]) -> Objects:
+        data = self.config.data
+        labels = torch.tensor([data.classes.index(str(curve.label)) for curve in curves])
+        return Objects(inputs_of(curves, data.survey, data.grid), labels, [curve.id for curve in curves])
+
+    def counts(self) -> list[int]:
+        """Training objects of each class, copies included."""
+        return torch.bincount(self.train_set.labels, minlength=len(self.config.data.classes)).tolist()
+
+    def setup(self, stage: str = "fit") -> None:
+        """Read, split and grid. Raises `DataInvalid`."""
+        if not len(self.train_set) or not len(self.val_set):
+            where = str(self.config.data.path)
+            raise DataInvalid(
+                [Fault(where, "no object to train on or to validate with", "some of both", "add objects")]
+            )
+
+    def facts(self) -> DataFacts:
+        config, number = self.config, {part: len(rows) for part, rows in self.rows.items()}
+        shares = Counter(str(curve.label) for curve in self.curves)
+        digest = hashlib.sha256()
+        for curve in self.curves:
+            digest.update(f"{curve.id}|{curve.label}|".encode())
+            digest.update(curve.flux.tobytes())
+        notes = (
+            *reading_of(config).notes,
+            f"{config.data.survey}: {number['train']} objects to train on, {number['val']} to validate, "
+            f"{number['test']} to test, split by object within each class",
+            "classes: " + ", ".join(f"{name} {shares[name]}" for name in config.data.classes),
+        )
+        source = "embedded sample" if config.data.path is None else str(config.data.path)
+        return DataFacts(source, digest.hexdigest(), len(self.train_set), notes)
+
+    def train_dataloader(self) -> ExactLoader:
+        return make_loader(self.train_set, self.config.train.batch_size, self.config.seed)
+
+    def val_dataloader(self) -> ExactLoader:
+        return make_loader(self.val_set, 512, self.config.seed, shuffle=False)

@@ -1,0 +1,225 @@
+"""Summary numbers of light curves for boosted trees: the baseline beside every network.
+
+Fluxes are divided by the object's brightest detection and times counted from where most detections are, so that numbers
+tell shapes and colours; brightness is one number of its own. What a band lacks is NaN, which trees split on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
+
+EDGES = np.array([-100, -50, -25, -12, -4, 4, 12, 20, 30, 45, 70, 110, 200.0])
+"""Days from the reference time, between which a band's points are averaged."""
+PHASES = np.array([-20, -10, 0, 10, 20, 30, 45, 70.0])
+"""Days from the fitted peak, at which the fits of all bands are compared."""
+GRID = np.arange(-60.0, 121.0)
+"""Days from the reference time, among which the fitted peak is looked for."""
+SOFT = 0.05
+"""Of the brightest flux: colours are differences of asinh(f / SOFT), which stay finite where there is no flux."""
+WINDOW, SIGNIFICANT, FEWEST = 5.0, 5.0, 6
+BAZIN = ("amplitude", "baseline", "time", "rise", "fall", "chi2")
+OBJECT = (
+    *("log_flux", "points", "detections", "span", "highest_snr", "lowest_snr", "share_negative"),
+    *("share_detected", "first_detection", "last_detection", "first_point", "last_point", "mean_snr2"),
+    *("longest_gap", "reference_to_peak"),
+)
+POINTS = ("points", "highest", "lowest", "highest_snr", "time_of_highest", "share_detected", "noise")
+
+
+class Features(NamedTuple):
+    names: tuple[str, ...]
+    values: Floats
+    """(N, F); NaN where undefined"""
+
+
+class Prepared(NamedTuple):
+    """One curve in order of time, band, flux; scaled."""
+
+    time: Floats
+    band: NDArray[np.str_]
+    flux: Floats
+    error: Floats
+    scale: float
+
+
+def features(
+    curves: Sequence[LightCurve], *, redshift: bool = False, bands: Sequence[str] | None = None
+) -> Features:
+    """Every number of every curve, whatever the order of its points. `redshift`: it and its error are two of them.
+
+    `bands`: which columns there are; none = all of the survey's, which must then be the same for all curves
+    (`ValueError`). Columns are the same for any curves, so training and prediction agree.
+    """
+    if bands is None:
+        surveys = {curve.survey for curve in curves}
+        if len(surveys) != 1:
+            raise ValueError(f"curves of surveys {', '.join(sorted(surveys))}; one wanted, or name the bands")
+        bands = tuple(WAVELENGTHS[surveys.pop()])
+    prepared = [_prepared(curve) for curve in curves]
+    whole = np.full((len(curves), len(OBJECT)), np.nan)
+    points = np.full((len(curves), len(bands), len(POINTS)), np.nan)
+    binned = np.full((len(curves), len(bands), len(EDGES) - 1), np.nan)
+    for i, one in enumerate(prepared):
+        if len(one.time):
+            whole[i, :-1] = _object(one)
+        for j, name in enumerate(bands):
+            chosen = one.band == name
+            if chosen.any():
+                points[i, j], binned[i, j] = _band(one.time[chosen], one.flux[chosen], one.error[chosen])
+    statistics = _extracted(prepared, bands)
+    peak, whole[:, -1], shape = _fitted(statistics[:, :, : len(BAZIN)])
+    colours = np.concatenate([points[:, :, 1:2], peak, shape, binned], 2)
+    tables = [(f"{name}", whole[:, k]) for k, name in enumerate(OBJECT)]
+    by_band = np.concatenate([points, statistics, peak, shape, binned], 2)
+    marks = [*("highest", "peak", "time_of_peak", "width"), *(f"day{p:+.0f}" for p in PHASES)]
+    marks += [f"days{a:+.0f}to{b:+.0f}" for a, b in pairwise(EDGES)]
+    for j, band in enumerate(bands):
+        labels = [*POINTS, *_extractor().names, *marks[1:]]
+        tables += [(f"{name}_{band}", by_band[:, j, k]) for k, name in enumerate(labels)]
+    soft = np.arcsinh(colours / SOFT)
+    for j, (a, b) in enumerate(pairwise(bands)):
+        step = soft[:, j + 1] - soft[:, j]
+        tables += [
+            (f"{a}{b}_{name}", step[:, k])
+            for k, name in enumerate(marks)
+            if name not in ("time_of_peak", "width")
+        ]
+    if redshift:
+        tables += [("redshift", np.array([curve.redshift for curve in curves], float))]
+        tables += [("redshift_error", np.array([curve.redshift_error for curve in curves], float))]
+    values = np.stack([column for _, column in tables], 1)
+    values[~np.isfinite(values)] = np.nan
+    return Features(tuple(name for name, _ in tables), values)
+
+
+def _prepared(curve: LightCurve) -> Prepared:
+    order = np.lexsort((curve.error, curve.flux, curve.band, curve.time))
+    time, flux, error = (np.asarray(x[order], np.float64) for x in (curve.time, curve.flux, curve.error))
+    band = curve.band[order]
+    if not len(time):
+        return Prepared(time, band, flux, error, 1.0)
+    detected = _detected(flux / error)
+    scale = max(float(np.abs(flux[detected]).max()), np.finfo(np.float64).tiny)
+    # Where the detections within a few days carry the most signal.
+    at, power = time[detected], np.square(flux[detected] / error[detected])
+    total = np.concatenate([[0.0], np.cumsum(power)])
+    low, high = np.searchsorted(at, at - WINDOW, "left"), np.searchsorted(at, at + WINDOW, "right")
+    reference = at[int(np.argmax(total[high] - total[low]))]
+    return Prepared(time - reference, band, flux / scale, error / scale, scale)
+
+
+def _detected(snr: Floats) -> NDArray[np.bool_]:
+    """Points that count as detections; the best one where none does."""
+    seen: NDArray[np.bool_] = snr > SIGNIFICANT
+    return seen if seen.any() else snr == snr.max()
+
+
+def _object(one: Prepared) -> list[float]:
+    snr = one.flux / one.error
+    seen = _detected(snr)
+    when = one.time[seen]
+    return [
+        *(np.log(one.scale), len(snr), seen.sum(), one.time[-1] - one.time[0], snr.max(), snr.min()),
+        *(
+            (snr < -3).mean(),
+            seen.mean(),
+            when[0],
+            when[-1],
+            one.time[0],
+            one.time[-1],
+            np.square(snr).mean(),
+        ),
+        np.diff(when).max() if len(when) > 1 else np.nan,
+    ]
+
+
+def _band(time: Floats, flux: Floats, error: Floats) -> tuple[list[float], Floats]:
+    """`POINTS`, and inverse-variance means between `EDGES`."""
+    snr, weight = flux / error, error**-2.0
+    at = np.digitize(time, EDGES) - 1
+    inside = (at >= 0) & (at < len(EDGES) - 1)
+    total = np.bincount(at[inside], weight[inside], len(EDGES) - 1)
+    mean = np.bincount(at[inside], (weight * flux)[inside], len(EDGES) - 1)
+    binned = np.divide(mean, total, out=np.full(len(total), np.nan), where=total > 0)
+    highest, seen = int(flux.argmax()), (snr > SIGNIFICANT).mean()
+    return [
+        len(time),
+        flux[highest],
+        flux.min(),
+        snr.max(),
+        time[highest],
+        seen,
+        float(np.median(error)),
+    ], binned
+
+
+@cache
+def _extractor() -> object:
+    import light_curve as lc
+
+    return lc.Extractor(
+        lc.BazinFit("lmsder"),
+        *(
+            lc.Skew(),
+            lc.Kurtosis(),
+            lc.StetsonK(),
+            lc.Eta(),
+            lc.EtaE(),
+            lc.ExcessVariance(),
+            lc.ReducedChi2(),
+        ),
+        *(lc.LinearFit(), lc.StandardDeviation(), lc.WeightedMean(), lc.Cusum(), lc.AndersonDarlingNormal()),
+        *(lc.InterPercentileRange(0.25), lc.BeyondNStd(1), lc.MaximumSlope(), lc.OtsuSplit()),
+    )
+
+
+def _extracted(prepared: Sequence[Prepared], bands: Sequence[str]) -> Floats:
+    """(N, B, S) light_curve's numbers of each band, `BAZIN` first; NaN where it has fewer than six points."""
+    extractor = _extractor()
+    jobs, places = [], []
+    for i, one in enumerate(prepared):
+        for j, name in enumerate(bands):
+            chosen = one.band == name
+            if chosen.sum() >= FEWEST:
+                jobs.append((one.time[chosen], one.flux[chosen], one.error[chosen]))
+                places.append((i, j))
+    out = np.full((len(prepared), len(bands), len(extractor.names)), np.nan)
+    if jobs:
+        found = extractor.many(jobs, sorted=True, check=False, fill_value=np.nan, n_jobs=1)
+        out[tuple(np.array(places).T)] = found
+    return out
+
+
+def _fitted(bazin: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of the fits (N, B, 6): peak, its time from the object's and width (N, B, 3); the object's peak time from the
+    reference (N,); (N, B, P) fluxes at `PHASES` from it, over the brightest band's peak."""
+    curve = _bazin(bazin, GRID)
+    peak, at = curve.max(2), GRID[curve.argmax(2)]
+    base = bazin[:, :, 1]
+    width = (curve - base[..., None] > 0.5 * (peak - base)[..., None]).sum(2) * np.where(
+        peak == peak, 1, np.nan
+    )
+    ranked = np.where(np.isfinite(peak), peak, -np.inf)
+    best = ranked.argmax(1)[:, None]
+    known = np.isfinite(np.take_along_axis(ranked, best, 1))
+    when = np.where(known, np.take_along_axis(at, best, 1), 0.0)
+    top = np.where(known, np.take_along_axis(ranked, best, 1), np.nan)
+    shape = _bazin(bazin, when[:, :, None] + PHASES) / top[..., None]
+    time = np.where(np.isfinite(peak), at - when, np.nan)
+    return np.stack([peak, time, width], 2), when[:, 0], shape
+
+
+def _bazin(parameters: Floats, time: Floats) -> Floats:
+    """A exp(−(t − t₀) / τ_fall) / (1 + exp(−(t − t₀) / τ_rise)) + B (Bazin et al. 2009, equation 1)."""
+    a, b, start, rise, fall = (parameters[:, :, k, None] for k in range(5))
+    with np.errstate(all="ignore"):
+        falling, rising = (np.exp(-np.clip((time - start) / tau, -50, 50)) for tau in (fall, rise))
+        return a * falling / (1 + rising) + b  # type: ignore[no-any-return]

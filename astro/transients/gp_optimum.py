@@ -1,0 +1,289 @@
+"""The Gaussian process of `gp` on a batch of padded objects: covariance, likelihood with derivatives, its optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
+
+ROOT3 = 3**0.5
+WAVELENGTH_SCALE = 6000.0
+"""Å, frozen"""
+START_TIMESCALE, LONGEST = 20.0, 1000.0
+"""Days; the shortest is 1."""
+AMPLITUDE_ROOM = 10.0
+"""ln A stays this near its start."""
+FAR = 1e7
+"""Days between padding points and everything else."""
+ELEMENTS = 1 << 18
+"""Of all matrices of one batch: 2 MiB in double precision."""
+
+
+# ---------------------------------------------------------------- objects of similar length, padded
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B objects padded to n points."""
+
+    time: Tensor
+    """(B, n) days since the object's first"""
+    wave: Tensor
+    """(B, n) √3 λ / 6000 Å"""
+    flux: Tensor
+    noise: Tensor
+    """(B, n) err²; 1 where padded"""
+    real: Tensor
+    """(B, n) 1; 0 where padded"""
+
+    def part(self, rows: Tensor, stride: int = 1, dtype: torch.dtype = torch.float64) -> Batch:
+        return Batch(*(getattr(self, name)[rows, ::stride].to(dtype) for name in self.__slots__))
+
+
+def buckets(curves: Sequence[LightCurve]) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Numbers of the objects of each padded length, and that length: steps of 4, of 1/8 of it above 64."""
+    counts = np.array([max(len(curve), 1) for curve in curves], int)
+    step = np.maximum(4, 2 ** np.ceil(np.log2(counts)).astype(int) // 16)
+    padded = -(-counts // step) * step
+    for length in np.unique(padded):
+        yield np.flatnonzero(padded == length), int(length)
+
+
+def pad(curves: Sequence[LightCurve], length: int) -> Batch:
+    counts = np.array([len(curve) for curve in curves])
+    row = np.repeat(np.arange(len(curves)), counts)
+    column = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    when, value, sigma = (
+        np.concatenate([getattr(curve, name) for curve in curves]) for name in ("time", "flux", "error")
+    )
+    lengths = _wavelengths(curves)
+    order = np.lexsort(
+        (sigma, value, lengths, when, row)
+    )  # so that the order of an object's rows changes nothing
+    shape = (len(curves), length)
+    time, wave, flux, noise, real = np.full(shape, np.inf), *(np.zeros(shape) for _ in range(4))
+    time[row, column], flux[row, column], noise[row, column] = when[order], value[order], sigma[order] ** 2
+    wave[row, column], real[row, column] = lengths[order] * (ROOT3 / WAVELENGTH_SCALE), 1.0
+    padding = np.broadcast_to(FAR * (1 + np.arange(length)), shape)
+    time = np.where(real > 0, time - np.where(counts > 0, time[:, 0], 0.0)[:, None], padding)
+    noise[real == 0] = 1.0
+    return Batch(*(torch.from_numpy(each) for each in (time, wave, flux, noise, real)))
+
+
+def _wavelengths(curves: Sequence[LightCurve]) -> Floats:
+    """Of all points, one object after another, Å."""
+    names = np.concatenate([curve.band for curve in curves])
+    survey = np.repeat([curve.survey for curve in curves], [len(curve) for curve in curves])
+    found = np.full(len(names), np.nan)
+    for one in {curve.survey for curve in curves}:
+        for name, wavelength in WAVELENGTHS[one].items():
+            found[(names == name) & (survey == one)] = wavelength
+    if np.isnan(found).any():
+        raise KeyError(f"bands without a wavelength: {sorted(set(names[np.isnan(found)]))}")
+    return found
+
+
+def start_values(batch: Batch) -> Tensor:
+    """(B, 2) the paper's start values of (ln A, ln τ)."""
+    real = batch.real > 0
+    peak = batch.flux.masked_fill(~real, -torch.inf).amax(1, keepdim=True)
+    ratio = batch.flux.abs() / (batch.noise + (0.01 * peak) ** 2).sqrt()
+    best = ratio.masked_fill(~real, -1.0).argmax(1, keepdim=True)
+    scale = batch.flux.abs().gather(1, best)[:, 0]
+    scale = torch.where(scale > 0, scale, batch.noise.gather(1, best)[:, 0].sqrt())  # all fluxes are 0
+    return torch.stack(
+        [2 * torch.log(0.5 * scale), torch.full_like(scale, float(np.log(START_TIMESCALE)))], 1
+    )
+
+
+# ---------------------------------------------------------------- likelihood
+
+
+class Likelihood(NamedTuple):
+    """At one (ln A, ln τ) per object, double precision."""
+
+    value: Tensor
+    """(B,); −∞ where the matrix was not positive definite"""
+    gradient: Tensor
+    """(B, 2)"""
+    curvature: Tensor
+    """(B, 2, 2) minus the Hessian"""
+    information: Tensor
+    """(B, 2, 2) Fisher's: never indefinite, used where the curvature is"""
+
+
+def covariance(at: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """K with noise, A e^(−x), x = √3 r and u = 3 (Δt/τ)², each (B, n, n), at (ln A, ln τ)."""
+    dtype = batch.time.dtype
+    amplitude = at[:, 0].exp().to(dtype)[:, None, None]
+    time = batch.time * (ROOT3 / at[:, 1].exp()).to(dtype)[:, None]
+    u = (time[:, :, None] - time[:, None]).square_()
+    x = batch.wave[:, :, None] - batch.wave[:, None]
+    x = torch.addcmul(u, x, x, out=x).sqrt_()
+    fall = torch.neg(x).exp_().mul_(amplitude)
+    matrix = torch.addcmul(fall, fall, x)
+    matrix.diagonal(dim1=1, dim2=2).copy_(amplitude[:, 0] * batch.real + batch.noise)
+    return matrix, fall, x, u
+
+
+def likelihood(at: Tensor, batch: Batch, curvature: Tensor | None = None) -> Likelihood:
+    """ln L = −½ yᵀK⁻¹y − ½ ln|K| − n/2 ln 2π and its derivatives; a given `curvature` is not computed anew.
+
+    With P = K⁻¹, a = Py, S = ∂K/∂ln τ = A u e^(−x) and ∂S/∂ln τ = S (u/x − 2). ∂K/∂ln A is K less the noise N, so its
+    traces need only the diagonal of P, and one product of matrices is left: M = PS.
+    """
+    count, noise = batch.real.sum(1).double(), batch.noise * batch.real
+    matrix, fall, x, u = covariance(at, batch)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():  # single precision may fail where double does not; these rows are marked below
+        factor[failed > 0] = torch.eye(factor.shape[1], dtype=factor.dtype)
+    half_log_det = (factor.diagonal(dim1=1, dim2=2).double().log() * batch.real).sum(1)
+    p = torch.cholesky_inverse(factor, out=matrix)
+    a = torch.cholesky_solve(batch.flux[:, :, None], factor)
+    s = fall.mul_(u)
+    sides = torch.cat([batch.flux[:, :, None] - noise[:, :, None] * a, torch.bmm(s, a)], 2)  # ∂K a
+    fits = torch.bmm(a.mT, sides)[:, 0].double()
+    noisy, ps = _dot(noise, p.diagonal(dim1=1, dim2=2)), p * s
+    traces = torch.stack([count - noisy, ps.sum((1, 2)).double()], 1)  # tr P∂K
+    gradient = 0.5 * (fits - traces)
+    value = -0.5 * _dot(batch.flux, a[:, :, 0]) - half_log_det - 0.5 * float(np.log(2 * np.pi)) * count
+    sound = (failed == 0) & value.isfinite() & gradient.isfinite().all(1)
+    if curvature is not None:
+        return Likelihood(value.where(sound, -torch.inf), gradient, curvature, curvature)
+    m = torch.bmm(p, s)
+    cross = traces[:, 1] - _dot(noise, torch.linalg.vecdot(m, p))  # tr P∂K P∂K
+    curved = torch.bmm(sides.mT, torch.bmm(p, sides)).double()
+    ratio = u.div_(x.clamp_min_(1e-12)).sub_(2)
+    bends = torch.bmm(a.mT, torch.bmm(s.mul_(ratio), a))[:, 0, 0].double() - ps.mul_(ratio).sum((1, 2))
+    squared = torch.bmm(p.square_(), noise[:, :, None])[:, :, 0]
+    last = (m * m.mT).sum((1, 2)).double()
+    information = 0.5 * _symmetric(count - 2 * noisy + _dot(squared, noise), cross, last)
+    curvature = curved - information - _symmetric(gradient[:, 0], gradient[:, 1], 0.5 * bends)
+    sound &= curvature.isfinite().all(2).all(1)
+    return Likelihood(value.where(sound, -torch.inf), gradient, curvature, information)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return (left.double() * right.double()).sum(1)
+
+
+def _symmetric(first: Tensor, cross: Tensor, last: Tensor) -> Tensor:
+    return torch.stack([first, cross, cross, last], 1).view(-1, 2, 2)
+
+
+# ---------------------------------------------------------------- optimum
+
+
+class Stage(NamedTuple):
+    stride: int
+    """Every how many points"""
+    dtype: torch.dtype
+    enough: float
+    """Longest step that ends it"""
+    most: int
+    """Steps"""
+    chord: bool = False
+    """With the curvature of the stage before"""
+
+
+STAGES = (
+    Stage(3, torch.float32, 0.2, 8),
+    Stage(1, torch.float32, 0.03, 12),
+    Stage(1, torch.float64, 0.001, 2, chord=True),
+    Stage(1, torch.float64, 0.001, 40),
+)
+FEWEST_COARSE = 45
+"""Points from which the first stage pays."""
+
+
+@dataclass(slots=True)
+class Search:
+    """Where each object's search stands."""
+
+    low: Tensor
+    high: Tensor
+    """(B, 2) bounds"""
+    best: Tensor
+    """(B, 2) best place so far"""
+    next: Tensor
+    """(B, 2) place to try"""
+    value: Tensor
+    """(B,) likelihood at the best place"""
+    done: Tensor
+    curvature: Tensor
+    """(B, 2, 2) where last evaluated"""
+
+    def run(self, batch: Batch, stage: Stage, rows: Tensor) -> None:
+        """Damped steps of `rows`, until one is short enough, which is still taken."""
+        self.value[rows], self.done[rows] = -torch.inf, False
+        size = max(1, ELEMENTS // (batch.time.shape[1] // stage.stride) ** 2)
+        for _ in range(stage.most):
+            for some in rows.split(size):
+                self._step(some, batch.part(some, stage.stride, stage.dtype), stage)
+            rows = rows[~self.done[rows]]
+            if not len(rows):
+                break
+
+    def _step(self, rows: Tensor, batch: Batch, stage: Stage) -> None:
+        at, best = self.next[rows], self.best[rows]
+        found = likelihood(at, batch, self.curvature[rows] if stage.chord else None)
+        slack = 1e-8 if stage.dtype == torch.float64 else 1e-3  # rounding of the likelihood
+        better = found.value.isfinite() & (found.value >= self.value[rows] - slack)
+        newton = _newton(at, found, self.low[rows], self.high[rows])
+        after = torch.where(better[:, None], newton, best + 0.25 * (at - best))
+        best = torch.where(better[:, None], at, best)
+        value = torch.where(better, found.value, self.value[rows])
+        done = ((after - best).abs().amax(1) < stage.enough) & value.isfinite()
+        self.value[rows] = torch.where(
+            done & better, value + 0.5 * (found.gradient * (newton - at)).sum(1), value
+        )
+        self.best[rows] = torch.where(done[:, None], after, best)
+        self.next[rows], self.done[rows], self.curvature[rows] = after, done, found.curvature
+
+
+def _newton(at: Tensor, found: Likelihood, low: Tensor, high: Tensor, longest: float = 2.0) -> Tensor:
+    """(B, 2) where the step leads, within the bounds; parameters that press against one stay."""
+    gradient = found.gradient
+    held = ((at <= low) & (gradient <= 0)) | ((at >= high) & (gradient >= 0))
+    bend = found.curvature
+    product = bend[:, 0, 0] * bend[:, 1, 1]
+    convex = (bend[:, 0, 0] > 0) & (product - bend[:, 0, 1] ** 2 > 1e-3 * product)
+    bend = torch.where(convex[:, None, None], bend, found.information)
+    first, last = bend[:, 0, 0].clamp_min(1e-9), bend[:, 1, 1].clamp_min(1e-9)
+    gradient = gradient.masked_fill(held, 0.0)
+    cross = bend[:, 0, 1].masked_fill(held.any(1), 0.0)
+    determinant = (first * last - cross**2).clamp_min(1e-12)
+    step = torch.stack(
+        [last * gradient[:, 0] - cross * gradient[:, 1], first * gradient[:, 1] - cross * gradient[:, 0]], 1
+    )
+    step = step / determinant[:, None]
+    step = step * (longest / step.abs().amax(1, keepdim=True).clamp_min(longest))
+    return torch.minimum(torch.maximum(at + step, low), high)
+
+
+def optimum(batch: Batch) -> tuple[Tensor, Search]:
+    """Start values (B, 2) and the search where it ended."""
+    start, length = start_values(batch), batch.time.shape[1]
+    low, high = start - AMPLITUDE_ROOM, start + AMPLITUDE_ROOM
+    low[:, 1], high[:, 1] = 0.0, float(np.log(LONGEST))
+    rows = torch.arange(len(start))
+    curvature = torch.eye(2, dtype=torch.float64).repeat(len(start), 1, 1)
+    search = Search(
+        low, high, start.clone(), start.clone(), torch.zeros(len(start)).double(), rows < 0, curvature
+    )
+    for stage in STAGES:
+        if stage.stride > 1 and length < FEWEST_COARSE:
+            continue
+        # Each stage tries where the one before ended, and falls back towards the start from there.
+        search.best[rows] = start[rows]
+        search.run(batch, stage, rows)
+        if stage.dtype == torch.float64:
+            rows = rows[~search.done[rows]]
+    return start, search

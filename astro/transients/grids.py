@@ -1,0 +1,45 @@
+"""From light curves to what the network reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from astro.transients import gp
+from astro.transients.lightcurve import WAVELENGTHS, LightCurve
+from astro.transients.t2 import Inputs
+
+CHUNK = 2048
+"""Light curves fitted at once."""
+
+
+def inputs_of(curves: Sequence[LightCurve], survey: str, times: int) -> Inputs:
+    """The Gaussian process's grid of every curve in all bands of `survey`, after trimming; float32."""
+    parts = [_inputs(curves[i : i + CHUNK], survey, times) for i in range(0, len(curves), CHUNK)]
+    return Inputs(*(torch.cat(each) for each in zip(*parts)))
+
+
+def _inputs(curves: Sequence[LightCurve], survey: str, times: int) -> Inputs:
+    trimmed = [gp.trim(curve) for curve in curves]
+    grid = gp.grid(trimmed, gp.fit(trimmed), times, WAVELENGTHS[survey])
+    redshift = np.array([(curve.redshift, curve.redshift_error) for curve in curves], np.float32)
+    return Inputs(
+        torch.from_numpy(grid.mean).float(),
+        torch.from_numpy(grid.std).float(),
+        torch.from_numpy(grid.present),
+        torch.from_numpy(grid.times[:, -1] - grid.times[:, 0]).float(),
+        torch.from_numpy(redshift.reshape(-1, 2)),
+    )
+
+
+def until(curve: LightCurve, days: float) -> LightCurve:
+    """What was known `days` after the first detection (after the first point, where nothing is detected)."""
+    if not len(curve):
+        return curve
+    first = curve.time[curve.detected].min() if curve.detected.any() else curve.time.min()
+    keep = curve.time <= first + days
+    names = ("time", "band", "flux", "error", "detected")
+    return replace(curve, **{name: getattr(curve, name)[keep] for name in names})

@@ -1,0 +1,203 @@
+"""Files of light curves in, one table of class probabilities a file out: a row for every object, in input order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from astro.transients.config import TransientsConfig
+from astro.transients.decide import doubt, with_priors
+from astro.transients.grids import inputs_of
+from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
+from astro.transients.read import files_in, read_all, read_frame
+from astro.transients.tables import SUFFIXES
+from astro.transients.task import build_network
+from shared.bundle import Bundle
+from shared.config import merge
+from shared.errors import DataInvalid, Fault, ItemError
+from shared.io.atomic import atomic_write_text
+from shared.pipeline import Item, Predictor, Tick, error_faults
+
+MAX_REQUEST_CHARACTERS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one file."""
+
+    name: str
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+class TransientsPredictor(Predictor):
+    """An item is a file with one object or many; alerts of one folder are one item, for they share objects."""
+
+    layout: ClassVar[Any] = "flat"
+    record_inputs: ClassVar[Mapping[str, str]] = {"csv": "string"}
+    record_outputs: ClassVar[Mapping[str, str]] = {"csv": "string"}
+
+    def __init__(self, bundle: Bundle, options: Mapping[str, Any]) -> None:
+        over: dict[str, Any] = {}
+        for key, value in options.items():
+            path = key if key.startswith("data.") else f"predict.{key}"
+            for part in reversed(path.split(".")):
+                value = {part: value}
+            over = merge(over, value)
+        self.config: TransientsConfig = bundle.config(TransientsConfig, over or None)
+        self.classes = self.config.data.classes
+        self.network = bundle.load_into(build_network(self.config))
+        counts = bundle.schema["transients"]["class_counts"]
+        rates = np.array([counts[name] for name in self.classes], np.float64)
+        self.rates: Floats = rates / rates.sum()
+        # Column names are those of the user's files now, not of the training set's.
+        self.read = self.config.data.read.model_copy(update={"metadata": None, "format": "auto"})
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network.to(self.device)
+
+    # ------------------------------------------------------------ probabilities
+
+    @property
+    def priors(self) -> Floats:
+        """Class rates of the answers: flat as the training loss, or those of ``predict.priors``."""
+        given = self.config.predict.priors
+        if not given:
+            return self.trained_rates
+        new = np.array([given.get(name, 0.0) for name in self.classes])
+        return new / new.sum()
+
+    @property
+    def trained_rates(self) -> Floats:
+        """Class rates that the network's answers assume: flat where its loss counts every class alike."""
+        return (
+            self.rates
+            if self.config.train.imbalance == "none"
+            else np.full(len(self.classes), 1 / len(self.classes))
+        )
+
+    @torch.no_grad()
+    def logits(self, curves: Sequence[LightCurve]) -> Floats:
+        """(N, K) of objects with status ok, before the temperature."""
+        data, size, parts = self.config.data, self.config.predict.batch, []
+        for i in range(0, len(curves), size):
+            inputs = inputs_of(curves[i : i + size], data.survey, data.grid).to(self.device)
+            parts.append(self.network(inputs).double().cpu().numpy())
+        return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
+
+    def table(self, curves: Sequence[LightCurve]) -> pd.DataFrame:
+        """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is."""
+        known = np.array([curve.status in (OK, NEVER_DETECTED) and len(curve) >= 3 for curve in curves], bool)
+        p = np.tile(self.priors, (len(curves), 1))
+        unlike = np.full((2, len(curves)), np.nan)
+        status = [curve.status for curve in curves]
+        rows = [i for i, ok in enumerate(known) if ok and self._in_bands(curves[i])]
+        for i, ok in enumerate(known):
+            if ok and i not in set(rows):
+                status[i] = f"bands of {curves[i].survey}, {self.config.data.survey} wanted"
+        if rows:
+            logits = self.logits([curves[i] for i in rows])
+            temperature = float(self.network.temperature)
+            scores = doubt(logits, temperature)
+            soft = np.exp(logits / temperature - (logits / temperature).max(1, keepdims=True))
+            soft /= soft.sum(1, keepdims=True)
+            p[rows] = with_priors(soft, self.trained_rates, self.priors)
+            unlike[:, rows] = scores["max_probability"], scores["energy"]
+        found = pd.DataFrame({"id": [curve.id for curve in curves], "status": status})
+        found["class"] = [self.classes[k] if i in set(rows) else "" for i, k in enumerate(p.argmax(1))]
+        for k, name in enumerate(self.classes):
+            found[f"p_{name}"] = p[:, k]
+        found["doubt"], found["energy"] = unlike
+        found["points"] = [len(curve) for curve in curves]
+        found["bands"] = ["".join(b for b in WAVELENGTHS[c.survey] if b in set(c.band)) for c in curves]
+        found["redshift"] = [curve.redshift for curve in curves]
+        return found
+
+    def _in_bands(self, curve: LightCurve) -> bool:
+        return set(map(str, curve.band)) <= set(WAVELENGTHS[self.config.data.survey])
+
+    # ------------------------------------------------------------ files
+
+    def discover(self, paths: Sequence[Path]) -> list[Item]:
+        items: list[Item] = []
+        for path in map(Path, paths):
+            try:
+                packets, tables = files_in(path, self.read)
+            except DataInvalid as err:
+                if not path.is_dir():
+                    items.append(Item(_name(path), (path,), fault=err.faults[0]))
+                continue
+            if packets:
+                items.append(Item(_name(path), tuple(packets), path))
+            items += [Item(_name(file), (file,), file) for file in tables]
+        seen: dict[str, int] = {}
+        unique = []
+        for item in items:
+            seen[item.id] = seen.get(item.id, 0) + 1
+            name = item.id if seen[item.id] == 1 else f"{item.id}-{seen[item.id]}"
+            unique.append(Item(name, item.sources, item.payload, item.fault))
+        return unique
+
+    def predict(self, item: Item, tick: Tick | None = None) -> Result:
+        if item.fault is not None:
+            raise _error(item.fault)
+        reading = read_all(item.payload, self.read)
+        if wrong := error_faults(reading.faults):
+            raise _error(wrong[0])
+        if not reading.curves:
+            raise ItemError(str(item.payload), "no object", "one or more light curves", "check the file")
+        return Result(item.id, self.table(reading.curves), reading.notes)
+
+    def write(self, result: Result, folder: Path) -> dict[str, Any]:
+        atomic_write_text(folder / f"{result.name}.classes.csv", result.table.to_csv(index=False))
+        status = result.table["status"].value_counts().to_dict()
+        return {"objects": len(result.table), "status": status, "notes": list(result.notes)[:20]}
+
+    # ------------------------------------------------------------ serving
+
+    def predict_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        text = record.get("csv")
+        if not isinstance(text, str) or not text.strip():
+            raise ItemError(
+                "request", "no csv", "the text of a table of light curves", "send a column csv", "csv"
+            )
+        if len(text) > MAX_REQUEST_CHARACTERS:
+            raise ItemError(
+                "request",
+                f"{len(text):,} characters",
+                f"at most {MAX_REQUEST_CHARACTERS:,}",
+                "split it",
+                "csv",
+            )
+        try:
+            curves = read_frame(pd.read_csv(io.StringIO(text)), self.read, source="request")
+        except DataInvalid as err:
+            raise _error(err.faults[0]) from None
+        except (ValueError, pd.errors.ParserError) as err:
+            raise ItemError("request", str(err)[:80], "a table as CSV text", "correct it", "csv") from None
+        return {"csv": self.table(curves).to_csv(index=False)}
+
+    def example_record(self) -> dict[str, Any]:
+        days = np.arange(0.0, 60.0, 3.0)
+        flux = 300 * np.exp(-0.5 * ((days - 25) / 12) ** 2)
+        band = [list(WAVELENGTHS[self.config.data.survey])[i % 3] for i in range(len(days))]
+        frame = pd.DataFrame(
+            {"object_id": 1, "mjd": 60_000 + days, "band": band, "flux": flux, "flux_err": 5.0}
+        )
+        frame["zero_point"] = 27.5
+        return {"csv": frame.to_csv(index=False)}
+
+
+def _name(path: Path) -> str:
+    known = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(known)] or path.name
+
+
+def _error(fault: Fault) -> ItemError:
+    return ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)

@@ -1,0 +1,80 @@
+"""Sections of the run's report and of the model card, from saved results only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astro.transients.config import TransientsConfig
+
+if TYPE_CHECKING:
+    from shared.pipeline import DataFacts, Evaluation
+    from shared.report.html import Report
+
+LIMITS = (
+    "It knows the classes it was trained on; anything else gets one of them. `doubt` and `energy` rise with how little "
+    "an object looks like any, but no threshold is right for every survey: measure it on yours.",
+    "Probabilities assume classes as frequent as the training loss counts them (flat by default). For a survey's own "
+    "rates set predict.priors.",
+    "Scores are those of objects like the training set's. Spectroscopic samples are bright and near; fainter objects "
+    "are classified worse than they say.",
+)
+
+
+def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluation) -> None:
+    """Scores by class and by day, pictures, notes and limits."""
+    metrics, classes = evaluation.metrics, getattr(evaluation, "classes", [])
+    if "trees_accuracy" in metrics:
+        report.heading("Beside boosted trees on summary numbers")
+        names = ("accuracy", "balanced_accuracy", "log_loss", "auc_macro")
+        rows = [
+            {"model": "network", **{name: f"{metrics[name]:.3f}" for name in names}},
+            {"model": "boosted trees", **{name: f"{metrics[f'trees_{name}']:.3f}" for name in names}},
+        ]
+        report.table(rows, {"model": "Model", **{name: name.replace("_", " ") for name in names}})
+    report.heading("Classes")
+    columns = {
+        "class": "Class",
+        "objects": "Objects",
+        "recall": "Recall",
+        "interval": "90 % interval",
+        "auc": "ROC AUC",
+    }
+    report.table([_readable(row) for row in classes], {**columns, "ap": "Average precision"})
+    report.heading("Since first detection")
+    days = {"days": "Days", "accuracy": "Accuracy", "balanced_accuracy": "Balanced", "log_loss": "Log-loss"}
+    report.table([_day(row) for row in getattr(evaluation, "days", [])], {**days, "classified": "Classified"})
+    report.heading("Pictures")
+    for caption, path in evaluation.figures.items():
+        report.figure(path, caption)
+    report.heading("How to read the numbers")
+    report.items([*evaluation.notes, *LIMITS])
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    text = {key: "" if not np.isfinite(row[key]) else f"{row[key]:.3f}" for key in ("recall", "auc", "ap")}
+    return {**row, **text, "interval": f"{row['low']:.2f}–{row['high']:.2f}"}
+
+
+def _day(row: dict[str, Any]) -> dict[str, Any]:
+    text = {key: f"{row[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "log_loss")}
+    days = "all" if np.isinf(row["days"]) else f"{row['days']:g}"
+    return {"days": days, **text, "classified": f"{100 * row['classified']:.0f} %"}
+
+
+def card_text(config: TransientsConfig, evaluation: Evaluation, facts: DataFacts) -> str:
+    """Purpose, input, origin of the data, limits."""
+    from astro.transients.sample import ABOUT
+
+    data, model = config.data, config.model
+    origin = ABOUT if data.path is None else f"{facts.source}; its terms hold for these weights as well"
+    return (
+        "## What it is for\n\nProbabilities of a class for light curves of transient and variable sources.\n\n"
+        f"- Classes: {', '.join(data.classes)}\n"
+        f"- Bands: {data.survey}; flux at zero point 27.5; grid of {data.grid} times by a Gaussian process\n"
+        f"- Network: {model.backbone if isinstance(model.backbone, str) else 'own keys'}; channels "
+        f"{', '.join(model.channels)}; redshift: {model.redshift}\n"
+        f"- Training data: {origin}\n\n"
+        "## What it is not for\n\n" + "".join(f"- {limit}\n" for limit in LIMITS)
+    )
