@@ -142,10 +142,10 @@ def likelihood(at: Tensor, batch: Batch, curvature: Tensor | None = None) -> Lik
     count, noise = batch.real.sum(1).double(), batch.noise * batch.real
     matrix, fall, x, u = covariance(at, batch)
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed.any():  # single precision may fail where double does not; these rows are marked below
+    if failed.any():  # single precision may fail where double does not: any sound matrix, and −∞ below
         factor[failed > 0] = torch.eye(factor.shape[1], dtype=factor.dtype)
     half_log_det = (factor.diagonal(dim1=1, dim2=2).double().log() * batch.real).sum(1)
-    p = torch.cholesky_inverse(factor, out=matrix)
+    p = torch.cholesky_inverse(factor)
     a = torch.cholesky_solve(batch.flux[:, :, None], factor)
     s = fall.mul_(u)
     sides = torch.cat([batch.flux[:, :, None] - noise[:, :, None] * a, torch.bmm(s, a)], 2)  # ∂K a
