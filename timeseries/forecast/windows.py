@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -244,7 +243,7 @@ class Windows:
         maps over time need no copy; masks of a series without missing values are one True, expanded."""
         picked = self.index[chosen]
         rows = self._rows
-        starts = picked[:, 1] + rows.shift[picked[:, 0]]
+        starts = torch.from_numpy(picked[:, 1] + rows.shift[picked[:, 0]])
         length, total = self.length, self.length + self.horizon
         x, y = _cut(rows.x, starts, length), _cut(rows.x, starts + length, self.horizon)
         if rows.mask is None:
@@ -253,7 +252,7 @@ class Windows:
         else:
             mask, y_mask = _cut(rows.mask, starts, length), _cut(rows.mask, starts + length, self.horizon)
         past, future = _cut(rows.past, starts, length), _cut(rows.future, starts, total)
-        marks = _cut(rows.marks, starts, total) if self.calendar else x.new_empty(len(x), total, 0)
+        marks = _cut(rows.marks, starts, total) if self.calendar else x.new_empty(x.shape[0], total, 0)
         return Batch(Inputs(x, mask, past, future, marks), y, y_mask)
 
     @property
@@ -266,44 +265,43 @@ class Windows:
         """The rows that these windows touch, of all series one after the other: a batch is then one gather. A single
         series is not copied."""
         whole = all(one.mask.all() for one in self.prepared)
+        names = ("x", "mask", "past", "future", "marks")
         if len(self.prepared) == 1:
-            one = self.prepared[0]
-            mask = None if whole else one.mask
-            return _Rows(np.zeros(1, np.int64), one.x, mask, one.past, one.future, one.marks)
-        spans = [one.borders.span(self.part, self.length) for one in self.prepared]
-        sizes = np.array([max(last - first, 0) for first, last in spans], np.int64)
-        shift = np.cumsum(sizes) - sizes - np.array([first for first, _ in spans], np.int64)
-
-        def joined(name: str) -> NDArray[Any]:
-            parts = [
-                getattr(one, name)[first : max(last, first)]
-                for one, (first, last) in zip(self.prepared, spans)
+            shift, columns = np.zeros(1, np.int64), [getattr(self.prepared[0], name).T for name in names]
+        else:
+            spans = [one.borders.span(self.part, self.length) for one in self.prepared]
+            spans = [(first, max(first, last)) for first, last in spans]
+            sizes = np.array([last - first for first, last in spans], np.int64)
+            shift = np.cumsum(sizes) - sizes - np.array([first for first, _ in spans], np.int64)
+            columns = [
+                np.concatenate(
+                    [getattr(one, name)[slice(*span)].T for one, span in zip(self.prepared, spans)], 1
+                )
+                for name in names
             ]
-            return np.asfortranarray(np.concatenate(parts)) if parts else np.empty((0, 0), np.float32)
-
-        mask = None if whole else joined("mask")
-        return _Rows(shift, joined("x"), mask, joined("past"), joined("future"), joined("marks"))
+        x, mask, past, future, marks = (torch.from_numpy(np.ascontiguousarray(each)) for each in columns)
+        return _Rows(shift, x, None if whole else mask, past, future, marks)
 
 
 class _Rows(NamedTuple):
-    """Columns of several series end to end; row r of series n is row r + shift[n]. No `mask`: nothing is missing."""
+    """Columns (·, T) of several series end to end; row r of series n is row r + shift[n]. No `mask`: nothing is
+    missing."""
 
     shift: NDArray[np.int64]
-    x: NDArray[np.float32]
-    mask: NDArray[np.bool_] | None
-    past: NDArray[np.float32]
-    future: NDArray[np.float32]
-    marks: NDArray[np.float32]
+    x: Tensor
+    mask: Tensor | None
+    past: Tensor
+    future: Tensor
+    marks: Tensor
 
 
-def _cut(rows: NDArray[Any], starts: NDArray[np.int64], length: int) -> Tensor:
+def _cut(columns: Tensor, starts: Tensor, length: int) -> Tensor:
     """(B, length, ·) beginning at `starts`, each column contiguous."""
-    if not rows.shape[1] or not len(starts):
-        return torch.from_numpy(np.empty((len(starts), length, rows.shape[1]), rows.dtype))
-    step, column = rows.strides
-    shape = (len(rows) - length + 1, rows.shape[1], length)
-    every = as_strided(rows, shape, (step, column, step), writeable=False)
-    return torch.from_numpy(every[starts]).mT
+    count, rows = columns.shape
+    if not count or not len(starts):
+        return columns.new_empty(len(starts), length, count)
+    every = columns.as_strided((rows - length + 1, count, length), (1, rows, 1))  # a view
+    return every.index_select(0, starts).mT
 
 
 def require_windows(prepared: Sequence[Prepared], length: int, horizon: int) -> None:

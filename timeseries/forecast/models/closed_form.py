@@ -174,7 +174,7 @@ def shape_of(model: LinearFamily, prepared: Sequence[Prepared]) -> Shape:
 
 def estimate(shape: Shape) -> tuple[int, int]:
     """(bytes, operations) a fit takes beyond the data themselves: the moments, which stay, the largest working set and
-    the solution; transforms, recurrences and solving."""
+    the solution, a quarter more for what freed memory leaves in pieces; transforms, recurrences and solving."""
     length, depth = shape.length, shape.length + shape.horizon
     extra = shape.past * length + shape.future * depth
     groups = shape.channels if shape.individual else 1
@@ -193,4 +193,4 @@ def estimate(shape: Shape) -> tuple[int, int]:
     )
     recurrences = 4 * (shape.channels * lags * (2 if shape.missing else 1) + groups * extra * depth)
     solving = groups * (inputs**3 // 3 + 2 * inputs**2 * shape.horizon)
-    return 8 * (stays + solution) + 4 * held + work, transforms + recurrences + solving + 4 * extra**2
+    return 10 * (stays + solution) + 4 * held + work, transforms + recurrences + solving + 4 * extra**2

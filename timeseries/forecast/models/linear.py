@@ -22,12 +22,13 @@ Kind = Literal["linear", "nlinear", "dlinear"]
 
 class Maps(nn.Module):
     """Affine maps from I inputs to O outputs, one a group: weight (G, O, I), bias (G, O) or none. Drawn uniformly from
-    ±1/√I, as torch's Linear."""
+    ±1/√I, as torch's Linear. In memory the outputs of an input lie together, which the merge of dlinear needs."""
 
     def __init__(self, groups: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         bound = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(groups, outputs, inputs).uniform_(-bound, bound))
+        drawn = torch.empty(groups, outputs, inputs).uniform_(-bound, bound)
+        self.weight = nn.Parameter(drawn.mT.contiguous().mT)
         self.bias = nn.Parameter(torch.empty(groups, outputs).uniform_(-bound, bound)) if bias else None
 
 
@@ -100,7 +101,7 @@ class LinearFamily(nn.Module):
                 self.direct.weight.grad, self.direct.bias.grad = merged, shift
             else:
                 seasonal, trend, seasonal_bias, trend_bias = self._branches()
-                trend.grad = moving_average(merged, self.kernel)
+                trend.grad = moving_average(merged.mT, self.kernel).mT
                 seasonal.grad = merged.sub_(trend.grad)
                 seasonal_bias.grad, trend_bias.grad = shift, shift.clone()
             return loss
@@ -164,7 +165,7 @@ class LinearFamily(nn.Module):
         if self.direct is not None:
             pairs = [(self.direct.weight, weight), (self.direct.bias, bias)]
         else:
-            average = moving_average(torch.eye(self.length, dtype=weight.dtype), self.kernel).T
+            average = moving_average(torch.eye(self.length, dtype=weight.dtype), self.kernel)
             rest = torch.eye(self.length, dtype=weight.dtype) - average
             smallest = torch.linalg.solve(
                 rest.T @ rest + average.T @ average, torch.cat([rest.T, average.T], 1)
@@ -179,24 +180,27 @@ class LinearFamily(nn.Module):
                 parameter.copy_(value)
 
 
-def moving_average(rows: Tensor, kernel: int) -> Tensor:
-    """(…, L) to (…, L): mean of `kernel` steps around each, both ends repeated (official ``moving_avg``)."""
+def moving_average(steps: Tensor, kernel: int) -> Tensor:
+    """(…, L, C) to (…, L, C): mean of `kernel` steps around each, both ends repeated (official ``moving_avg``)."""
     side = kernel // 2
-    ends = rows[..., :1].expand(*rows.shape[:-1], side), rows[..., -1:].expand(*rows.shape[:-1], side)
-    return _boxes(torch.cat([ends[0], rows, ends[1]], -1), kernel).div_(kernel)
+    shape = *steps.shape[:-2], side, steps.shape[-1]
+    return _boxes(
+        torch.cat([steps[..., :1, :].expand(shape), steps, steps[..., -1:, :].expand(shape)], -2), kernel
+    ).div_(kernel)
 
 
 def _merge(seasonal: Tensor, trend: Tensor, kernel: int) -> Tensor:
-    """W_s + (W_t − W_s) M for (…, L) weights, M the matrix of `moving_average`. Sums along rows: a product with the
-    L × L matrix costs twice as much."""
+    """W_s + (W_t − W_s) M for (G, O, L) weights, M the matrix of `moving_average`. Sums of neighbours: a product with
+    the L × L matrix costs three times as much."""
     side = kernel // 2
     if not side:
         return trend.clone()
-    spread = _boxes(F.pad(trend - seasonal, (kernel - 1, kernel - 1)), kernel)
-    out = torch.add(seasonal, spread[..., side:-side], alpha=1 / kernel)
-    out[..., 0].add_(spread[..., :side].sum(-1), alpha=1 / kernel)
-    out[..., -1].add_(spread[..., -side:].sum(-1), alpha=1 / kernel)
-    return out
+    first, second = seasonal.mT, trend.mT
+    spread = _boxes(F.pad(second - first, (0, 0, kernel - 1, kernel - 1)), kernel)
+    out = torch.add(first, spread[:, side:-side], alpha=1 / kernel)
+    out[:, 0].add_(spread[:, :side].sum(1), alpha=1 / kernel)
+    out[:, -1].add_(spread[:, -side:].sum(1), alpha=1 / kernel)
+    return out.mT
 
 
 class _Decomposed(torch.autograd.Function):
@@ -215,7 +219,7 @@ class _Decomposed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         merged, bias = _gradients(grad, x, len(weight))
-        average = moving_average(merged, ctx.kernel)
+        average = moving_average(merged.mT, ctx.kernel).mT
         back = None
         if ctx.needs_input_grad[0]:
             back = _each(grad, weight.mT, weight.new_zeros(len(weight), x.shape[1]))
@@ -226,24 +230,13 @@ def _gradients(grad: Tensor, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Of the weight (G, O, L) and bias (G, O) of `_each`, from that of its result (B, O, C)."""
     if groups == 1:
         rows = grad.mT.reshape(-1, grad.shape[1])
-        return (rows.mT @ x.mT.reshape(-1, x.shape[1]))[None], rows.sum(0)[None]
-    return grad.permute(2, 1, 0) @ x.permute(2, 0, 1), grad.sum(0).mT
+        return (x.mT.reshape(-1, x.shape[1]).mT @ rows)[None].mT, rows.sum(0)[None]
+    return (x.permute(2, 1, 0) @ grad.permute(2, 0, 1)).mT, grad.sum(0).mT
 
 
-def _boxes(rows: Tensor, kernel: int) -> Tensor:
-    """(…, N) to (…, N − kernel + 1): sums of `kernel` neighbours, from those of 1, 2, 4, …"""
-    size = rows.shape[-1] - kernel + 1
-    sums, width, at = rows, 1, 0
-    out: Tensor | None = None
-    while width <= kernel:
-        if kernel & width:
-            part = sums[..., at : at + size]
-            out, at = part.clone() if out is None else out.add_(part), at + width
-        if 2 * width <= kernel:
-            sums = sums[..., :-width] + sums[..., width:]
-        width *= 2
-    assert out is not None
-    return out
+def _boxes(steps: Tensor, kernel: int) -> Tensor:
+    """(…, N, C) to (…, N − kernel + 1, C): sums of `kernel` neighbours."""
+    return steps.unfold(-2, kernel, 1).sum(-1)
 
 
 def _each(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -262,9 +255,8 @@ def _all(columns: Tensor, weight: Tensor) -> Tensor:
 def interpolate(x: Tensor, mask: Tensor) -> Tensor:
     """(B, L, C) with missing values on the line between their neighbours in time, equal to the nearest value at the
     ends of the window (so the last step holds the last valid value), and 0 where a channel has none at all."""
-    fixed = (
-        torch.compiler.is_compiling() or torch.jit.is_tracing()
-    )  # an exported graph takes windows of both kinds
+    # An exported graph takes windows with gaps and without.
+    fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if not fixed and (mask[(0,) * mask.ndim] if not any(mask.stride()) and mask.numel() else mask).all():
         return x
     length = x.shape[1]

@@ -89,7 +89,7 @@ def decomposition_figure(
     from timeseries.forecast.models.linear import moving_average
 
     filled = pd.Series(values).interpolate(limit_direction="both").to_numpy()
-    trend = moving_average(torch.from_numpy(filled)[None], kernel)[0].numpy()
+    trend = moving_average(torch.from_numpy(filled)[:, None], kernel)[:, 0].numpy()
     panels: list[tuple[str, Floats, str]] = [
         (plain_text(name), values, LIGHT.text),
         (f"trend: moving average over {kernel} steps", trend, PALETTE[1]),
