@@ -26,7 +26,7 @@ from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import OK, WAVELENGTHS, Floats, LightCurve
 from astro.transients.metrics import KAGGLE_WEIGHTS, bootstrap, log_loss, recalls, summary
 from astro.transients.predict import TransientsPredictor
-from astro.transients.trees import BoostedTrees
+from astro.transients.trees import Trees
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, UsageError
 from shared.io.atomic import atomic_write_text
@@ -109,9 +109,9 @@ def _beside(
     train = data.part("train")
     truth = np.array([names.index(str(curve.label)) for curve in train])
     with_z = data.config.model.redshift != "none"
-    x = features(train, redshift=with_z, bands=bands).values
-    trees = BoostedTrees.fit(x, truth, len(names), seed=seed)
-    p = trees.probabilities(features(curves, redshift=with_z, bands=bands).values)
+    x = features(train, bands, with_z)
+    trees = Trees.fit(x, truth, len(names), seed=seed)
+    p = trees.probabilities(features(curves, bands, with_z))
     found = summary(labels, p, names)
     kept = ("log_loss", "accuracy", "balanced_accuracy", "auc_macro")
     result.metrics |= {f"trees_{name}": found[name] for name in kept}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import Floats, LightCurve
 
 EDGES = np.array([-100, -50, -25, -12, -4, 4, 12, 20, 30, 45, 70, 110, 200.0])
 """Days from the reference time, between which a band's points are averaged."""
@@ -32,12 +32,10 @@ OBJECT = (
     *("longest_gap", "reference_to_peak"),
 )
 POINTS = ("points", "highest", "lowest", "highest_snr", "time_of_highest", "share_detected", "noise")
-
-
-class Features(NamedTuple):
-    names: tuple[str, ...]
-    values: Floats
-    """(N, F); NaN where undefined"""
+FIT = ("peak", "time_of_peak", "rise", "decline")
+MARKS = (*(f"day{p:+.0f}" for p in PHASES), *(f"days{a:+.0f}to{b:+.0f}" for a, b in pairwise(EDGES)))
+COLOURS = ("highest", "peak", *MARKS)
+"""Of which neighbouring bands are compared."""
 
 
 class Prepared(NamedTuple):
@@ -50,19 +48,23 @@ class Prepared(NamedTuple):
     scale: float
 
 
-def features(
-    curves: Sequence[LightCurve], *, redshift: bool = False, bands: Sequence[str] | None = None
-) -> Features:
-    """Every number of every curve, whatever the order of its points. `redshift`: it and its error are two of them.
+def feature_names(bands: Sequence[str], redshift: bool = False) -> list[str]:
+    """Of the columns of `features`, in order."""
+    names = list(OBJECT)
+    for band in bands:
+        names += [f"{name}_{band}" for name in (*POINTS, *_extractor().names, *FIT, *MARKS)]
+    for a, b in pairwise(bands):
+        names += [f"{a}{b}_{name}" for name in COLOURS]
+    return names + (["redshift", "redshift_error"] if redshift else [])
 
-    `bands`: which columns there are; none = all of the survey's, which must then be the same for all curves
-    (`ValueError`). Columns are the same for any curves, so training and prediction agree.
+
+def features(
+    curves: Sequence[LightCurve], bands: Sequence[str], redshift: bool = False
+) -> NDArray[np.float32]:
+    """(N, F), NaN where undefined; the columns depend on `bands` alone, the values not on the order of points.
+
+    Points in other bands count in the object's own numbers only. `redshift`: it and its error are the last columns.
     """
-    if bands is None:
-        surveys = {curve.survey for curve in curves}
-        if len(surveys) != 1:
-            raise ValueError(f"curves of surveys {', '.join(sorted(surveys))}; one wanted, or name the bands")
-        bands = tuple(WAVELENGTHS[surveys.pop()])
     prepared = [_prepared(curve) for curve in curves]
     whole = np.full((len(curves), len(OBJECT)), np.nan)
     points = np.full((len(curves), len(bands), len(POINTS)), np.nan)
@@ -75,29 +77,21 @@ def features(
             if chosen.any():
                 points[i, j], binned[i, j] = _band(one.time[chosen], one.flux[chosen], one.error[chosen])
     statistics = _extracted(prepared, bands)
-    peak, whole[:, -1], shape = _fitted(statistics[:, :, : len(BAZIN)])
-    colours = np.concatenate([points[:, :, 1:2], peak, shape, binned], 2)
-    tables = [(f"{name}", whole[:, k]) for k, name in enumerate(OBJECT)]
-    by_band = np.concatenate([points, statistics, peak, shape, binned], 2)
-    marks = [*("highest", "peak", "time_of_peak", "width"), *(f"day{p:+.0f}" for p in PHASES)]
-    marks += [f"days{a:+.0f}to{b:+.0f}" for a, b in pairwise(EDGES)]
-    for j, band in enumerate(bands):
-        labels = [*POINTS, *_extractor().names, *marks[1:]]
-        tables += [(f"{name}_{band}", by_band[:, j, k]) for k, name in enumerate(labels)]
-    soft = np.arcsinh(colours / SOFT)
-    for j, (a, b) in enumerate(pairwise(bands)):
-        step = soft[:, j + 1] - soft[:, j]
-        tables += [
-            (f"{a}{b}_{name}", step[:, k])
-            for k, name in enumerate(marks)
-            if name not in ("time_of_peak", "width")
-        ]
+    fit, whole[:, -1], shape = _fitted(statistics[:, :, : len(BAZIN)])
+    by_band = np.concatenate([points, statistics, fit, shape, binned], 2)
+    highest, peak = points[:, :, [POINTS.index("highest")]], fit[:, :, [FIT.index("peak")]]
+    colours = np.diff(np.arcsinh(np.concatenate([highest, peak, shape, binned], 2) / SOFT), axis=1)
+    tables = [whole, by_band, colours]
     if redshift:
-        tables += [("redshift", np.array([curve.redshift for curve in curves], float))]
-        tables += [("redshift_error", np.array([curve.redshift_error for curve in curves], float))]
-    values = np.stack([column for _, column in tables], 1)
+        tables.append(np.array([[c.redshift, c.redshift_error] for c in curves], float).reshape(-1, 2))
+    with np.errstate(over="ignore"):
+        values = np.concatenate([_flat(table) for table in tables], 1).astype(np.float32)
     values[~np.isfinite(values)] = np.nan
-    return Features(tuple(name for name, _ in tables), values)
+    return values
+
+
+def _flat(table: Floats) -> Floats:
+    return table.reshape(len(table), int(np.prod(table.shape[1:])))
 
 
 def _prepared(curve: LightCurve) -> Prepared:
@@ -107,7 +101,7 @@ def _prepared(curve: LightCurve) -> Prepared:
     if not len(time):
         return Prepared(time, band, flux, error, 1.0)
     detected = _detected(flux / error)
-    scale = max(float(np.abs(flux[detected]).max()), np.finfo(np.float64).tiny)
+    scale = float(np.abs(flux[detected]).max()) or 1.0
     # Where the detections within a few days carry the most signal.
     at, power = time[detected], np.square(flux[detected] / error[detected])
     total = np.concatenate([[0.0], np.cumsum(power)])
@@ -162,7 +156,7 @@ def _band(time: Floats, flux: Floats, error: Floats) -> tuple[list[float], Float
 
 
 @cache
-def _extractor() -> object:
+def _extractor() -> Any:
     import light_curve as lc
 
     return lc.Extractor(
@@ -199,22 +193,21 @@ def _extracted(prepared: Sequence[Prepared], bands: Sequence[str]) -> Floats:
 
 
 def _fitted(bazin: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of the fits (N, B, 6): peak, its time from the object's and width (N, B, 3); the object's peak time from the
-    reference (N,); (N, B, P) fluxes at `PHASES` from it, over the brightest band's peak."""
+    """Of the fits (N, B, 6): `FIT` (N, B, 4); the object's peak time from the reference (N,); (N, B, P) fluxes at
+    `PHASES` from it, over the brightest band's peak. Rise and decline: days above half the peak before and after it."""
     curve = _bazin(bazin, GRID)
     peak, at = curve.max(2), GRID[curve.argmax(2)]
+    known = np.isfinite(peak)
     base = bazin[:, :, 1]
-    width = (curve - base[..., None] > 0.5 * (peak - base)[..., None]).sum(2) * np.where(
-        peak == peak, 1, np.nan
-    )
-    ranked = np.where(np.isfinite(peak), peak, -np.inf)
-    best = ranked.argmax(1)[:, None]
-    known = np.isfinite(np.take_along_axis(ranked, best, 1))
-    when = np.where(known, np.take_along_axis(at, best, 1), 0.0)
-    top = np.where(known, np.take_along_axis(ranked, best, 1), np.nan)
-    shape = _bazin(bazin, when[:, :, None] + PHASES) / top[..., None]
-    time = np.where(np.isfinite(peak), at - when, np.nan)
-    return np.stack([peak, time, width], 2), when[:, 0], shape
+    bright = curve - base[..., None] > 0.5 * (peak - base)[..., None]
+    late = at[..., None] - GRID
+    rise, decline = (bright & (late > 0)).sum(2), (bright & (late < 0)).sum(2)
+    best = np.where(known, peak, -np.inf).argmax(1)[:, None]
+    when = np.where(known.any(1), np.take_along_axis(at, best, 1)[:, 0], 0.0)
+    top = np.take_along_axis(peak, best, 1)
+    shape = _bazin(bazin, when[:, None, None] + PHASES) / top[..., None]
+    fit = np.stack([peak, at - when[:, None], rise, decline], 2)
+    return np.where(known[..., None], fit, np.nan), np.where(known.any(1), when, np.nan), shape
 
 
 def _bazin(parameters: Floats, time: Floats) -> Floats:

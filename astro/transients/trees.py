@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
+from torch import Tensor
 
 from astro.transients.lightcurve import Floats
 
@@ -17,7 +19,7 @@ ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
-class BoostedTrees:
+class Trees:
     """Nodes of all trees in a row; a leaf's children are itself, so a walk of `depth` steps ends in it."""
 
     feature: NDArray[np.int32]
@@ -41,43 +43,61 @@ class BoostedTrees:
     @classmethod
     def fit(
         cls,
-        values: ArrayLike,
-        labels: ArrayLike,
+        x: ArrayLike,
+        y: ArrayLike,
         classes: int,
+        seed: int = 0,
         *,
         rounds: int = 150,
         rate: float = 0.1,
         leaves: int = 15,
         smallest_leaf: int = 20,
         ridge: float = 1.0,
+        bins: int = 63,
         share: float = 0.3,
         balanced: bool = True,
         patience: int = 0,
-        seed: int = 0,
-    ) -> BoostedTrees:
-        """(N, F) and class numbers (N,). `share` of the features is tried at each split; `balanced`: every class weighs
-        the same; `patience`: stop after so many rounds without a lower loss on a tenth held out, 0 = all `rounds`.
+    ) -> Trees:
+        """(N, F), NaN = missing, and class numbers (N,) below `classes`.
+
+        Raises `ValueError` for labels of fewer than two classes, or of more than `classes`. `share` of the features is
+        tried at each split; `balanced`: every class has the same weight; `patience`: stop after so many rounds without
+        a lower loss on a tenth of each class held out, 0 = all `rounds`.
         """
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        x, y = np.asarray(values, np.float64), np.asarray(labels)
+        values, labels = np.asarray(x, np.float64), np.asarray(y, np.int64)
+        number = np.bincount(labels, minlength=classes)
+        if (number > 0).sum() < 2 or len(number) > classes:
+            raise ValueError(f"objects a class {number.tolist()}; two or more of {classes} classes wanted")
+        weight = (len(labels) / np.maximum(number, 1))[labels] if balanced else np.ones(len(labels))
+        weight /= weight.mean()
+        held = _held_out(labels, seed) if patience else np.zeros(len(labels), bool)
+        own = ~held
+        # Binning needs one value at least of each column; a constant one is never split.
+        lacking = np.isnan(values[own]).all(0)
+        values = np.where(lacking, 0.0, values)
+        beside = {"X_val": values[held], "y_val": labels[held], "sample_weight_val": weight[held]}
         grown = HistGradientBoostingClassifier(
             max_iter=rounds,
             learning_rate=rate,
             max_leaf_nodes=leaves,
             min_samples_leaf=smallest_leaf,
             l2_regularization=ridge,
+            max_bins=bins,
             max_features=share,
-            class_weight="balanced" if balanced else None,
-            early_stopping=patience > 0,
+            early_stopping=bool(held.any()),
             n_iter_no_change=max(patience, 1),
             random_state=seed,
-        ).fit(x, y)
-        return cls.of(grown, classes)
+        ).fit(values[own], labels[own], weight[own], **(beside if held.any() else {}))
+        return cls.from_sklearn(grown, classes)
 
     @classmethod
-    def of(cls, grown: Any, classes: int) -> BoostedTrees:
-        """The arrays of a fitted HistGradientBoostingClassifier without categorical features."""
+    def from_sklearn(cls, grown: Any, classes: int) -> Trees:
+        """The arrays of a fitted HistGradientBoostingClassifier whose classes are numbers below `classes`.
+
+        Raises `ValueError` for categorical features.
+        """
         trees = [tree for each in grown._predictors for tree in each]
         start = np.cumsum([0, *(len(tree.nodes) for tree in trees)])
         nodes = np.concatenate([tree.nodes for tree in trees])
@@ -125,10 +145,23 @@ class BoostedTrees:
         out[:, self.classes] = softmax(scores, axis=1)
         return out
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def state(self) -> dict[str, Tensor]:
         """For a safetensors file."""
-        return dict(vars(self))
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(self).items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> BoostedTrees:
-        return cls(**arrays)
+    def of(cls, state: Mapping[str, Tensor]) -> Trees:
+        """The trees whose `state` this is. Raises `ValueError` for one that is not."""
+        wanted = {each.name for each in fields(cls)}
+        if set(state) != wanted:
+            raise ValueError(f"arrays {', '.join(sorted(state))}; {', '.join(sorted(wanted))} wanted")
+        return cls(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
+
+
+def _held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """A tenth of each class, none of those with fewer than ten."""
+    random, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for c in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == c))
+        held[members[: len(members) // 10]] = True
+    return held

@@ -1,0 +1,201 @@
+"""Summary numbers of light curves and the boosted trees on them: what they say, and what may not change them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from astro.transients.features import feature_names, features
+from astro.transients.lightcurve import Floats, LightCurve
+from astro.transients.metrics import summary
+from astro.transients.read import read_path
+from astro.transients.trees import Trees
+
+BANDS = ("g", "r", "i", "z")
+
+
+def curve(bands: str = "griz", points: int = 30, scale: float = 1.0, **over: float) -> LightCurve:
+    """A Bazin curve in each band, redder ones fainter and slower, peaks near MJD 56300."""
+    random = np.random.default_rng(0)
+    parts = []
+    for k, band in enumerate(bands):
+        time = np.sort(random.uniform(56240, 56400, points))
+        late = time - 56290
+        flux = 200 / (k + 1) * np.exp(-late / (25 + 5 * k)) / (1 + np.exp(-late / 4))
+        parts.append((time, np.full(points, band), flux + random.normal(0, 2, points)))
+    time, band, flux = (np.concatenate(part) for part in zip(*parts))
+    order = np.argsort(time, kind="stable")
+    flux, error = scale * flux[order], np.full(len(time), 2.0 * scale)
+    return LightCurve("a", time[order], band[order], flux, error, flux > 5 * error, "des", **over)
+
+
+def value(one: LightCurve, name: str, bands: tuple[str, ...] = BANDS) -> float:
+    return float(features([one], bands)[0, feature_names(bands).index(name)])
+
+
+def table(rows: int = 600) -> tuple[Floats, Floats]:
+    """Three classes that four of six columns tell, a fifth of the values missing, one column empty."""
+    random = np.random.default_rng(1)
+    y = random.choice(3, rows, p=[0.7, 0.2, 0.1])
+    x = random.normal(size=(rows, 6)) + y[:, None] * [1.0, 0.5, -1.0, 0.8, 0.0, 0.0]
+    x[random.random(x.shape) < 0.2] = np.nan
+    x[:, 5] = np.nan
+    return x, y
+
+
+# ---------------------------------------------------------------- features
+
+
+def test_numbers_of_a_known_curve() -> None:
+    one = curve()
+    values, names = features([one], BANDS), feature_names(BANDS)
+    assert values.shape == (1, len(names)) and values.dtype == np.float32
+    assert len(set(names)) == len(names)
+    assert value(one, "points") == 120 and value(one, "points_r") == 30
+    assert value(one, "span") == pytest.approx(np.ptp(one.time))
+    assert value(one, "log_flux") == pytest.approx(np.log(one.flux.max()))
+    assert value(one, "bazin_fit_fall_time_g") == pytest.approx(25, rel=0.1)
+    assert value(one, "bazin_fit_rise_time_g") == pytest.approx(4, rel=0.2)
+    # The blue band is the brightest one and fades first.
+    assert value(one, "gr_peak") < 0 and value(one, "ri_day+0") < 0
+    assert value(one, "decline_g") < value(one, "decline_z")
+    assert value(one, "rise_g") < value(one, "decline_g")
+
+
+def test_brightness_is_one_number_and_time_has_no_zero() -> None:
+    names = feature_names(BANDS)
+    one, bright = features([curve()], BANDS)[0], features([curve(scale=8.0)], BANDS)[0]
+    same = [n != "log_flux" for n in names]
+    # A least-squares fit stops where rounding lets it.
+    np.testing.assert_allclose(one[same], bright[same], rtol=2e-2, atol=1e-3)
+    assert bright[0] - one[0] == pytest.approx(np.log(8), abs=1e-5)
+    late = replace(curve(), time=curve().time + 1000)
+    np.testing.assert_allclose(one, features([late], BANDS)[0], rtol=2e-2, atol=1e-3)
+
+
+def test_order_of_points_and_of_curves_changes_nothing() -> None:
+    one, random = curve(), np.random.default_rng(2)
+    # Two points at the same time in the same band have no order of their own.
+    one = replace(one, time=np.round(one.time))
+    mixed = random.permutation(len(one))
+    parts = {name: getattr(one, name)[mixed] for name in ("time", "band", "flux", "error", "detected")}
+    np.testing.assert_array_equal(features([one], BANDS), features([replace(one, **parts)], BANDS))
+    few = curve("gr", 9)
+    both, swapped = features([one, few], BANDS), features([few, one], BANDS)
+    np.testing.assert_array_equal(both, swapped[::-1])
+    np.testing.assert_array_equal(both[:1], features([one], BANDS))
+
+
+def test_what_a_band_lacks_is_nan() -> None:
+    names, values = feature_names(BANDS), features([curve("gr")], BANDS)[0]
+    for name, x in zip(names, values):
+        if name.endswith(("_i", "_z")) or name.startswith(("ri_", "iz_")):
+            assert np.isnan(x), name
+    assert np.isfinite(values[names.index("gr_peak")])
+
+
+@pytest.mark.parametrize("points", [0, 1, 2, 5])
+def test_few_points(points: int) -> None:
+    one = curve("g", 30)
+    some = replace(
+        one, **{n: getattr(one, n)[:points] for n in ("time", "band", "flux", "error", "detected")}
+    )
+    values, names = features([some], BANDS)[0], feature_names(BANDS)
+    assert not np.isinf(values).any()
+    assert np.isnan(values[names.index("peak_g")])
+    assert np.isnan(values).all() if points == 0 else values[names.index("points_g")] == points
+
+
+def test_faint_and_negative_curves_have_numbers() -> None:
+    one = curve()
+    for flux in (-np.abs(one.flux), np.zeros(len(one)), one.flux * 1e-30):
+        values = features([replace(one, flux=flux, detected=np.zeros(len(one), bool))], BANDS)
+        assert np.isfinite(values[0, feature_names(BANDS).index("points_g")])
+        assert not np.isinf(values).any()
+
+
+def test_redshift_only_where_wanted() -> None:
+    one = curve(redshift=0.3, redshift_error=0.05)
+    with_z = features([one, curve()], BANDS, redshift=True)
+    assert feature_names(BANDS, redshift=True)[-2:] == ["redshift", "redshift_error"]
+    np.testing.assert_allclose(with_z[0, -2:], [0.3, 0.05], rtol=1e-6)
+    assert np.isnan(with_z[1, -2:]).all()
+    np.testing.assert_array_equal(with_z[:, :-2], features([one, curve()], BANDS))
+    assert features([], BANDS, redshift=True).shape == (0, with_z.shape[1])
+
+
+# ---------------------------------------------------------------- trees
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_evaluator_is_sklearns(classes: int) -> None:
+    x, y = table()
+    x[:, 5], y = x[:, 0], np.minimum(y, classes - 1)
+    grown = HistGradientBoostingClassifier(max_iter=30, random_state=0).fit(x, y)
+    trees = Trees.from_sklearn(grown, classes)
+    # Values the trees were not grown on, of one row or many, missing or at a threshold itself.
+    fresh = np.concatenate([x, table()[0][:, ::-1], np.full((1, 6), np.nan)])
+    fresh = np.concatenate([fresh, np.resize(trees.threshold, (50, 6))])
+    np.testing.assert_allclose(trees.probabilities(fresh), grown.predict_proba(fresh), atol=1e-12)
+    np.testing.assert_allclose(trees.probabilities(fresh[:1]), trees.probabilities(fresh)[:1], atol=1e-12)
+
+
+def test_state_is_tensors_and_comes_back(tmp_path: Path) -> None:
+    x, y = table()
+    trees = Trees.fit(x, y, 4, 0, rounds=20)
+    save_file(trees.state(), tmp_path / "trees.safetensors")
+    again = Trees.of(load_file(tmp_path / "trees.safetensors"))
+    np.testing.assert_array_equal(trees.probabilities(x), again.probabilities(x))
+    assert trees.probabilities(x).shape == (600, 4)
+    assert (trees.probabilities(x)[:, 3] == 0).all(), "no object of the fourth class was seen"
+    with pytest.raises(ValueError, match="wanted"):
+        Trees.of({"value": trees.state()["value"]})
+
+
+def test_same_seed_same_trees_and_missing_columns() -> None:
+    x, y = table()
+    one, two = (Trees.fit(x, y, 3, 5, rounds=20, patience=3) for _ in range(2))
+    np.testing.assert_array_equal(one.probabilities(x), two.probabilities(x))
+    # A column that training never saw says nothing.
+    np.testing.assert_array_equal(one.probabilities(x), one.probabilities(np.nan_to_num(x[:, [5]]) * 0 + x))
+    filled = x.copy()
+    filled[:, 5] = 3.0
+    np.testing.assert_array_equal(one.probabilities(x), one.probabilities(filled))
+
+
+def test_early_stopping_and_balance() -> None:
+    x, y = table(1500)
+    stopped, whole = (Trees.fit(x, y, 3, 0, rounds=150, patience=patience) for patience in (5, 0))
+    assert len(stopped.roots) < len(whole.roots) == 150
+    plain = Trees.fit(x, y, 3, 0, rounds=30, balanced=False)
+    balanced = Trees.fit(x, y, 3, 0, rounds=30)
+    rare = [np.mean(trees.probabilities(x)[:, 2]) for trees in (plain, balanced)]
+    assert rare[1] > 1.3 * rare[0]
+
+
+def test_wrong_labels_and_shapes() -> None:
+    x, y = table(60)
+    with pytest.raises(ValueError, match="two or more"):
+        Trees.fit(x, np.zeros(60, int), 3)
+    with pytest.raises(ValueError, match="of 2 classes"):
+        Trees.fit(x, y, 2)
+    with pytest.raises(ValueError, match=r"\(N, 6\) wanted"):
+        Trees.fit(x, y, 3, rounds=2).probabilities(x[:, :5])
+
+
+def test_real_curves(data_dir: Path) -> None:
+    curves = [c for c in read_path(data_dir / "astro" / "ztf_bts_lightcurves.parquet") if c.label][::3]
+    names = sorted({str(c.label) for c in curves})
+    x, y = features(curves, ("g", "r")), np.array([names.index(str(c.label)) for c in curves])
+    assert x.shape == (len(curves), len(feature_names(("g", "r")))) and not np.isinf(x).any()
+    test = np.arange(len(y)) % 4 == 0
+    trees = Trees.fit(x[~test], y[~test], len(names), 0, rounds=20)
+    found = summary(y[test], trees.probabilities(x[test]), names)
+    assert found["accuracy"] > (y[test] == names.index("Ia")).mean(), "better than the most frequent class"
+    assert found["balanced_accuracy"] > 1.5 / len(names)
+    assert found["auc_macro"] > 0.75
