@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from astro.transients.gp import OK, Fit, fit, grid, trim
+from astro.transients.gp import FEWEST, OK, Fit, fit, grid, trim
 from astro.transients.gp_optimum import (
     AMPLITUDE_ROOM,
     LONGEST,
@@ -26,6 +26,7 @@ from astro.transients.gp_optimum import (
     pad,
     start_values,
 )
+from astro.transients.grids import until
 from astro.transients.lightcurve import WAVELENGTHS, LightCurve
 from astro.transients.read import read_frame
 from shared.bench.real_data import data_folder
@@ -45,10 +46,13 @@ class Source(NamedTuple):
     """Of the objects' ids, in both"""
     objects: int
     """At most, evenly from the list"""
+    days: float = np.inf
+    """Of each curve, since its first detection: what an alert stream knows early."""
 
 
 SOURCES = {
     "snpcc": Source("snpcc_lightcurves", "snpcc_metadata", "SNID", 800),
+    "snpcc-early": Source("snpcc_lightcurves", "snpcc_metadata", "SNID", 800, days=10),
     "plasticc-deep": Source("plasticc_full_lightcurves", "plasticc_train_metadata", "object_id", 64),
 }
 
@@ -153,7 +157,8 @@ def _curves(source: Source) -> list[LightCurve]:
     chosen = ids[:: max(1, len(ids) // source.objects)][: source.objects]
     rows, there = table[table[source.column].isin(chosen)], metadata[source.column].isin(chosen)
     found = read_frame(rows, metadata=metadata[there])
-    return [trim(curve) for curve in found if curve.status == "ok" and len(trim(curve)) > 2]
+    trimmed = [trim(until(curve, source.days)) for curve in found if curve.status == "ok"]
+    return [curve for curve in trimmed if len(curve) >= FEWEST]
 
 
 # ---------------------------------------------------------------- peers
