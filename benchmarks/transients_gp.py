@@ -1,8 +1,9 @@
 """The Gaussian process of the light curves beside george's, as astronet and avocado call it, and scikit-learn's.
 
-One process, one thread, turn by turn on the same trimmed curves, of which the peer, whose time an object does not
-depend on their number, gets every fourth; times are the least of the turns, so that a busy machine harms both. The peer's fit is theirs: L-BFGS-B of scipy with the gradient, from the same start within the same
-bounds. Its grid is computed with the mean alone (all that the paper uses) and with the variance that ours always gives.
+One process, one thread, turn by turn on the same trimmed curves. The peer, whose time an object does not depend on
+their number, gets every fourth. Times are the least of the turns, so that a busy machine harms both. The peer's fit is
+theirs: L-BFGS-B of scipy with the gradient, from the same start within the same bounds. Its grid is computed with the
+mean alone (all that the paper uses) and with the variance that ours always gives.
 """
 
 from __future__ import annotations
