@@ -19,15 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from astro.transients.gp_optimum import (
-    ELEMENTS,
+    FAR,
     ROOT3,
     WAVELENGTH_SCALE,
     Batch,
+    Scratch,
     buckets,
     covariance,
+    decay,
     likelihood,
     optimum,
     pad,
+    per_batch,
+    product,
 )
 from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
 
@@ -36,6 +40,8 @@ MARGIN, MARGIN_ELSE = 50.0, 1000.0
 OK, TOO_FEW, FAILED = "ok", "too few points", "no optimum found: start values kept"
 AT_BOUND = ("amplitude at its bound", "timescale at its bound")
 FEWEST = 3
+NOISE_RATIO = 1e3
+"""Up to this A / err² single precision gives the mean within 1e-5 √A and the standard deviation within 0.1 %."""
 
 
 class Fit(NamedTuple):
@@ -103,7 +109,7 @@ def _fit(batch: Batch) -> list[Fit]:
     keep = few | ~search.done
     at = torch.where(keep[:, None], start, search.best)
     value = search.value
-    for rows in keep.nonzero()[:, 0].split(max(1, ELEMENTS // batch.time.shape[1] ** 2)):
+    for rows in keep.nonzero()[:, 0].split(per_batch(batch.length())) if keep.any() else ():
         value[rows] = likelihood(start[rows], batch.part(rows)).value
     status = np.full(len(at), OK, dtype=object)
     for i, name in enumerate(AT_BOUND):
@@ -121,11 +127,13 @@ def grid(
     fits: Sequence[Fit],
     times: int = 100,
     bands: Mapping[str, float] | None = None,
+    noise_ratio: float = NOISE_RATIO,
 ) -> Grid:
     """Mean and standard deviation at `times` equally spaced times in every one of `bands` (name → Å).
 
     `bands` are the survey's own unless given, and then all `curves` must be of one survey (`ValueError`).
-    An object without points is 0, with standard deviation 0.
+    Objects whose A / err² is above `noise_ratio` are computed in double precision, the others in single, all but the
+    matrices. An object without points is 0, with standard deviation 0.
     """
     if bands is None:
         surveys = {curve.survey for curve in curves}
@@ -137,14 +145,18 @@ def grid(
     shape = (len(curves), times, len(bands))
     result = Grid(np.zeros(shape), np.zeros(shape), np.zeros(shape[:2]), np.zeros(shape[::2], bool))
     wave = torch.tensor(list(bands.values()), dtype=torch.float64) * (ROOT3 / WAVELENGTH_SCALE)
+    scratch = Scratch()
     for numbers, length in buckets(curves):
         batch = pad([curves[i] for i in numbers], length)
         at = torch.tensor([fits[i][:2] for i in numbers], dtype=torch.float64)
-        rows = (at.isfinite().all(1) & (batch.real.sum(1) > 0)).nonzero()[:, 0]
-        for some in rows.split(max(1, ELEMENTS // (length * max(length, times * len(bands) // 4)))):
-            mean, std, when = _predict(at[some], batch.part(some), times, wave)
-            where = numbers[some.numpy()]
-            result.mean[where], result.std[where], result.times[where] = mean, std, when
+        known = at.isfinite().all(1) & (batch.real.sum(1) > 0)
+        noisy = at[:, 0].exp() <= noise_ratio * batch.noise.masked_fill(batch.real == 0, torch.inf).amin(1)
+        for chosen, dtype in ((known & noisy, torch.float32), (known & ~noisy, torch.float64)):
+            rows, size = chosen.nonzero()[:, 0], per_batch(length, times * len(bands) // 4, dtype)
+            for some in rows.split(size) if len(rows) else ():
+                found = _predict(at[some], batch.part(some), times, wave.to(dtype), scratch)
+                for whole, part in zip(result, found):
+                    whole[numbers[some.numpy()]] = part
     first = [curve.time.min() if len(curve) else 0.0 for curve in curves]
     result.times[:] += np.array(first)[:, None]
     for i, curve in enumerate(curves):
@@ -153,25 +165,29 @@ def grid(
     return result
 
 
-def _predict(at: Tensor, batch: Batch, times: int, wave: Tensor) -> tuple[Floats, Floats, Floats]:
-    """Mean k P y and variance A − ‖L⁻¹k‖² of the process, and the times."""
-    matrix = covariance(at, batch)[0]
+def _predict(
+    at: Tensor, batch: Batch, times: int, wave: Tensor, scratch: Scratch
+) -> tuple[Floats, Floats, Floats]:
+    """Mean kᵀK⁻¹y, standard deviation √(A − ‖L⁻¹k‖²) and the times; k in the precision of `wave`."""
+    matrix = covariance(at, batch, scratch)[0]
     factor = torch.linalg.cholesky(matrix)
-    a = torch.cholesky_solve(batch.flux[:, :, None], factor).mul_(batch.real[:, :, None])
+    a = torch.cholesky_solve(batch.flux[:, :, None], factor)
     eye = torch.eye(matrix.shape[1], dtype=torch.float64).expand_as(matrix)
     inverse = torch.linalg.solve_triangular(factor, eye, upper=False)
-    amplitude, scale = at[:, 0].exp(), ROOT3 / at[:, 1].exp()
+    amplitude, scale = at[:, 0].exp()[:, None, None], ROOT3 / at[:, 1].exp()
     last = (batch.time * batch.real).amax(1)
     when = torch.linspace(0, 1, times, dtype=torch.float64) * last[:, None]
-    u = ((when[:, :, None] - batch.time[:, None]) * scale[:, None, None]).square_()
-    v = (wave[:, None] - batch.wave[:, None]).square_()  # (B, C, n)
-    x = torch.add(u[:, :, None], v[:, None]).sqrt_()
-    fall = torch.neg(x).exp_()
+    u = ((when[:, :, None] - batch.time[:, None]) * scale[:, None, None]).square_().to(wave.dtype)
+    v = (wave[:, None] - batch.wave[:, None].to(wave.dtype)).square_()  # (B, C, n)
+    shape = (len(at), times, len(wave), matrix.shape[1])
+    x, fall = (scratch(name, shape, wave.dtype) for name in ("far", "decay"))
+    decay(torch.add(u[:, :, None], v[:, None], out=x).sqrt_().clamp_max_(FAR), fall)
     k = torch.addcmul(fall, fall, x, out=x).flatten(1, 2)
-    # Both from one product: the columns of k are A-free, so A goes into the narrow side.
-    spread = torch.bmm(k, inverse.mT * amplitude.sqrt()[:, None, None])
-    mean = torch.bmm(k, a * amplitude[:, None, None])[:, :, 0]
-    share = 1 - spread.square_().sum(2)
-    std = (share.clamp_min_(0) * amplitude[:, None]).sqrt_()
-    shape = (len(at), times, len(wave))
-    return mean.view(shape).numpy(), std.view(shape).numpy(), when.numpy()
+    mean = product(k, (a * amplitude).to(wave.dtype)).double()
+    wide, half = (inverse.mT * amplitude.sqrt()).to(wave.dtype), matrix.shape[1] // 2
+    spread = fall.view(k.shape)
+    product(k[:, :, :half], wide[:, :half, :half], spread[:, :, :half])  # the rest of these rows is 0
+    product(k, wide[:, :, half:], spread[:, :, half:])
+    share = 1 - spread.square_().sum(2, keepdim=True).double()
+    std = (share.clamp_min_(0) * amplitude).sqrt_()
+    return mean.view(shape[:3]).numpy(), std.view(shape[:3]).numpy(), when.numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,10 +21,11 @@ START_TIMESCALE, LONGEST = 20.0, 1000.0
 """Days; the shortest is 1."""
 AMPLITUDE_ROOM = 10.0
 """ln A stays this near its start."""
-FAR = 1e7
-"""Days between padding points and everything else."""
-ELEMENTS = 1 << 18
-"""Of all matrices of one batch: 2 MiB in double precision."""
+FAR = 40.0
+"""√3 r between padding points and everything else, and the largest counted: e^−40 is nothing beside the noise, and far
+from where exponentials and products underflow, which is slow."""
+BYTES = 1 << 20
+"""Of one matrix for every object of a batch, so that a handful of them stays in the cache."""
 
 
 # ---------------------------------------------------------------- objects of similar length, padded
@@ -44,7 +46,13 @@ class Batch:
     """(B, n) 1; 0 where padded"""
 
     def part(self, rows: Tensor, stride: int = 1, dtype: torch.dtype = torch.float64) -> Batch:
-        return Batch(*(getattr(self, name)[rows, ::stride].to(dtype) for name in self.__slots__))
+        """Some objects' every `stride`-th point. The length stays a multiple of 4: then every object's matrices are
+        aligned alike in memory, and LAPACK's last digits are the same wherever in a batch an object stands."""
+        size = self.length(stride)
+        return Batch(*(getattr(self, name)[rows, ::stride][:, :size].to(dtype) for name in self.__slots__))
+
+    def length(self, stride: int = 1) -> int:
+        return -(-self.time.shape[1] // stride) // 4 * 4
 
 
 def buckets(curves: Sequence[LightCurve]) -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -71,8 +79,8 @@ def pad(curves: Sequence[LightCurve], length: int) -> Batch:
     time, wave, flux, noise, real = np.full(shape, np.inf), *(np.zeros(shape) for _ in range(4))
     time[row, column], flux[row, column], noise[row, column] = when[order], value[order], sigma[order] ** 2
     wave[row, column], real[row, column] = lengths[order] * (ROOT3 / WAVELENGTH_SCALE), 1.0
-    padding = np.broadcast_to(FAR * (1 + np.arange(length)), shape)
-    time = np.where(real > 0, time - np.where(counts > 0, time[:, 0], 0.0)[:, None], padding)
+    time = np.where(real > 0, time - np.where(counts > 0, time[:, 0], 0.0)[:, None], 0.0)
+    wave = np.where(real > 0, wave, 10 + FAR * (1 + np.arange(length)))  # λ scale is fixed, so far at every τ
     noise[real == 0] = 1.0
     return Batch(*(torch.from_numpy(each) for each in (time, wave, flux, noise, real)))
 
@@ -106,6 +114,38 @@ def start_values(batch: Batch) -> Tensor:
 # ---------------------------------------------------------------- likelihood
 
 
+class Scratch:
+    """Memory by name, for one batch after the other: to touch fresh memory costs more than to compute in it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Uninitialised, and the same each time."""
+        size = math.prod(shape) * dtype.itemsize
+        if name not in self.kept or len(self.kept[name]) < size:
+            self.kept[name] = torch.empty(size, dtype=torch.uint8)
+        return self.kept[name][:size].view(dtype).view(shape)
+
+
+def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Of each object's matrices. At these sizes numpy's takes half as long as torch's, and an eighth with vectors."""
+    into = None if out is None else out.numpy()
+    return torch.from_numpy(np.matmul(left.numpy(), right.numpy(), out=into))
+
+
+def decay(x: Tensor, out: Tensor) -> Tensor:
+    """e^(−x); numpy's exponential takes half as long as torch's."""
+    torch.neg(x, out=out)
+    np.exp(out.numpy(), out=out.numpy())
+    return out
+
+
+def per_batch(length: int, width: int = 0, dtype: torch.dtype = torch.float64) -> int:
+    """Objects with matrices of `length` by `length`, or `width` if that is more, to take together."""
+    return max(1, BYTES // (length * max(length, width) * dtype.itemsize))
+
+
 class Likelihood(NamedTuple):
     """At one (ln A, ln τ) per object, double precision."""
 
@@ -119,51 +159,58 @@ class Likelihood(NamedTuple):
     """(B, 2, 2) Fisher's: never indefinite, used where the curvature is"""
 
 
-def covariance(at: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def covariance(at: Tensor, batch: Batch, scratch: Scratch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """K with noise, A e^(−x), x = √3 r and u = 3 (Δt/τ)², each (B, n, n), at (ln A, ln τ)."""
-    dtype = batch.time.dtype
+    shape, dtype = (*batch.time.shape, batch.time.shape[1]), batch.time.dtype
+    matrix, fall, x, u = (scratch(name, shape, dtype) for name in ("matrix", "fall", "x", "u"))
     amplitude = at[:, 0].exp().to(dtype)[:, None, None]
     time = batch.time * (ROOT3 / at[:, 1].exp()).to(dtype)[:, None]
-    u = (time[:, :, None] - time[:, None]).square_()
-    x = batch.wave[:, :, None] - batch.wave[:, None]
-    x = torch.addcmul(u, x, x, out=x).sqrt_()
-    fall = torch.neg(x).exp_().mul_(amplitude)
-    matrix = torch.addcmul(fall, fall, x)
+    torch.sub(time[:, :, None], time[:, None], out=u).square_()
+    torch.sub(batch.wave[:, :, None], batch.wave[:, None], out=x)
+    torch.addcmul(u, x, x, out=x).sqrt_().clamp_max_(FAR)
+    decay(x, fall).mul_(amplitude)
+    torch.addcmul(fall, fall, x, out=matrix)
     matrix.diagonal(dim1=1, dim2=2).copy_(amplitude[:, 0] * batch.real + batch.noise)
     return matrix, fall, x, u
 
 
-def likelihood(at: Tensor, batch: Batch, curvature: Tensor | None = None) -> Likelihood:
+def likelihood(
+    at: Tensor, batch: Batch, curvature: Tensor | None = None, scratch: Scratch | None = None
+) -> Likelihood:
     """ln L = −½ yᵀK⁻¹y − ½ ln|K| − n/2 ln 2π and its derivatives; a given `curvature` is not computed anew.
 
     With P = K⁻¹, a = Py, S = ∂K/∂ln τ = A u e^(−x) and ∂S/∂ln τ = S (u/x − 2). ∂K/∂ln A is K less the noise N, so its
     traces need only the diagonal of P, and one product of matrices is left: M = PS.
     """
+    scratch = scratch or Scratch()
     count, noise = batch.real.sum(1).double(), batch.noise * batch.real
-    matrix, fall, x, u = covariance(at, batch)
-    factor, failed = torch.linalg.cholesky_ex(matrix)
+    matrix, fall, x, u = covariance(at, batch, scratch)
+    columns, info = scratch("factor", matrix.shape, matrix.dtype).mT, torch.empty(0, dtype=torch.int32)
+    factor, failed = torch.linalg.cholesky_ex(
+        matrix, out=(columns, info)
+    )  # by columns: in place, without copies
     if failed.any():  # single precision may fail where double does not: any sound matrix, and −∞ below
         factor[failed > 0] = torch.eye(factor.shape[1], dtype=factor.dtype)
-    half_log_det = (factor.diagonal(dim1=1, dim2=2).double().log() * batch.real).sum(1)
-    p = torch.cholesky_inverse(factor)
+    half_log_det = factor.diagonal(dim1=1, dim2=2).double().log().sum(1)  # 0 of padding points
     a = torch.cholesky_solve(batch.flux[:, :, None], factor)
+    p = torch.cholesky_inverse(factor, out=scratch("p", matrix.shape, matrix.dtype).mT).mT
     s = fall.mul_(u)
-    sides = torch.cat([batch.flux[:, :, None] - noise[:, :, None] * a, torch.bmm(s, a)], 2)  # ∂K a
-    fits = torch.bmm(a.mT, sides)[:, 0].double()
-    noisy, ps = _dot(noise, p.diagonal(dim1=1, dim2=2)), p * s
+    sides = torch.cat([batch.flux[:, :, None] - noise[:, :, None] * a, product(s, a)], 2)  # ∂K a
+    fits = product(a.mT, sides)[:, 0].double()
+    noisy, ps = _dot(noise, p.diagonal(dim1=1, dim2=2)), torch.mul(p, s, out=scratch("ps", p.shape, p.dtype))
     traces = torch.stack([count - noisy, ps.sum((1, 2)).double()], 1)  # tr P∂K
     gradient = 0.5 * (fits - traces)
     value = -0.5 * _dot(batch.flux, a[:, :, 0]) - half_log_det - 0.5 * float(np.log(2 * np.pi)) * count
     sound = (failed == 0) & value.isfinite() & gradient.isfinite().all(1)
     if curvature is not None:
         return Likelihood(value.where(sound, -torch.inf), gradient, curvature, curvature)
-    m = torch.bmm(p, s)
-    cross = traces[:, 1] - _dot(noise, torch.linalg.vecdot(m, p))  # tr P∂K P∂K
-    curved = torch.bmm(sides.mT, torch.bmm(p, sides)).double()
+    m = product(p, s, scratch("m", p.shape, p.dtype))
+    cross = traces[:, 1] - _dot(noise, torch.mul(m, p, out=matrix).sum(2))  # tr P∂K P∂K
+    curved = product(sides.mT, product(p, sides)).double()
     ratio = u.div_(x.clamp_min_(1e-12)).sub_(2)
-    bends = torch.bmm(a.mT, torch.bmm(s.mul_(ratio), a))[:, 0, 0].double() - ps.mul_(ratio).sum((1, 2))
-    squared = torch.bmm(p.square_(), noise[:, :, None])[:, :, 0]
-    last = (m * m.mT).sum((1, 2)).double()
+    bends = product(a.mT, product(s.mul_(ratio), a))[:, 0, 0].double() - ps.mul_(ratio).sum((1, 2))
+    squared = product(p.square_(), noise[:, :, None])[:, :, 0]
+    last = torch.mul(m, m.mT, out=x).sum((1, 2)).double()
     information = 0.5 * _symmetric(count - 2 * noisy + _dot(squared, noise), cross, last)
     curvature = curved - information - _symmetric(gradient[:, 0], gradient[:, 1], 0.5 * bends)
     sound &= curvature.isfinite().all(2).all(1)
@@ -219,21 +266,26 @@ class Search:
     done: Tensor
     curvature: Tensor
     """(B, 2, 2) where last evaluated"""
+    scratch: Scratch
 
     def run(self, batch: Batch, stage: Stage, rows: Tensor) -> None:
         """Damped steps of `rows`, until one is short enough, which is still taken."""
         self.value[rows], self.done[rows] = -torch.inf, False
-        size = max(1, ELEMENTS // (batch.time.shape[1] // stage.stride) ** 2)
         for _ in range(stage.most):
-            for some in rows.split(size):
-                self._step(some, batch.part(some, stage.stride, stage.dtype), stage)
-            rows = rows[~self.done[rows]]
-            if not len(rows):
-                break
+            if len(rows):
+                self._step(rows, self._evaluate(rows, batch, stage), stage)
+                rows = rows[~self.done[rows]]
 
-    def _step(self, rows: Tensor, batch: Batch, stage: Stage) -> None:
+    def _evaluate(self, rows: Tensor, batch: Batch, stage: Stage) -> Likelihood:
+        parts = []
+        for some in rows.split(per_batch(batch.length(stage.stride), dtype=stage.dtype)):
+            curvature = self.curvature[some] if stage.chord else None
+            chosen = batch.part(some, stage.stride, stage.dtype)
+            parts.append(likelihood(self.next[some], chosen, curvature, self.scratch))
+        return Likelihood(*(torch.cat(each) for each in zip(*parts)))
+
+    def _step(self, rows: Tensor, found: Likelihood, stage: Stage) -> None:
         at, best = self.next[rows], self.best[rows]
-        found = likelihood(at, batch, self.curvature[rows] if stage.chord else None)
         slack = 1e-8 if stage.dtype == torch.float64 else 1e-3  # rounding of the likelihood
         better = found.value.isfinite() & (found.value >= self.value[rows] - slack)
         newton = _newton(at, found, self.low[rows], self.high[rows])
@@ -276,7 +328,14 @@ def optimum(batch: Batch) -> tuple[Tensor, Search]:
     rows = torch.arange(len(start))
     curvature = torch.eye(2, dtype=torch.float64).repeat(len(start), 1, 1)
     search = Search(
-        low, high, start.clone(), start.clone(), torch.zeros(len(start)).double(), rows < 0, curvature
+        low,
+        high,
+        start.clone(),
+        start.clone(),
+        torch.zeros(len(start)).double(),
+        rows < 0,
+        curvature,
+        Scratch(),
     )
     for stage in STAGES:
         if stage.stride > 1 and length < FEWEST_COARSE:
