@@ -9,6 +9,7 @@ mean alone (all that the paper uses) and with the variance that ours always give
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ Floats = NDArray[np.float64]
 TURNS = 2
 SHARE = 4
 """The peer gets one in so many curves, if there are enough."""
+SLOW = 40
+"""About so many curves for scikit-learn"""
 TIMES = 100
 
 
@@ -51,9 +54,12 @@ class Source(NamedTuple):
     """At most, evenly from the list"""
     days: float = np.inf
     """Of each curve, since its first detection: what an alert stream knows early."""
+    points: tuple[int, int] = (FEWEST, 1 << 30)
+    """Of the trimmed curve, least and most"""
 
 
 SOURCES = {
+    "snpcc-60": Source("snpcc_lightcurves", "snpcc_metadata", "SNID", 8000, points=(56, 64)),
     "snpcc": Source("snpcc_lightcurves", "snpcc_metadata", "SNID", 2400),
     "snpcc-early": Source("snpcc_lightcurves", "snpcc_metadata", "SNID", 2400, days=10),
     "plasticc-deep": Source("plasticc_full_lightcurves", "plasticc_train_metadata", "object_id", 64),
@@ -83,6 +89,7 @@ def _compare(case: str, curves: list[LightCurve], say: Say) -> list[dict[str, An
     some, found = curves[part], fits[part]
     begins = [start_values(pad([curve], len(curve)))[0].tolist() for curve in some]
     process, peers = [_process(curve) for curve in some], list[Floats]()
+    few = some[:: max(1, len(some) // SLOW)]
     seconds: dict[str, list[float]] = {}
     for _ in range(TURNS):
         _timed(seconds, len(curves), "fit", lambda: fit(curves))
@@ -92,12 +99,14 @@ def _compare(case: str, curves: list[LightCurve], say: Say) -> list[dict[str, An
         )
         for what, variance in (("george mean", False), ("george grid", True)):
             _timed(seconds, len(some), what, partial(_grids, process, some, found, variance))
+        _timed(seconds, len(few), "sklearn", lambda: list(map(_sklearn_all, few)))
     least = {name: min(turns) for name, turns in seconds.items()}
     both, whole = least["fit"] + least["grid"], "fit, mean and std on the grid"
     rows = [_speed(case, "fit", least["fit"], least["george fit"], "george, L-BFGS-B")]
     for what, name in (("george grid", "with variance"), ("george mean", "mean alone")):
         peer = least["george fit"] + least[what]
         rows.append(_speed(case, whole, both, peer, f"george, L-BFGS-B, {name}"))
+    rows.append(_speed(case, whole, both, least["sklearn"], f"scikit-learn, {len(few)} objects"))
     rows += _agreement(case, some, found, process, peers)
     for row in rows:
         say(f"{case}: {row['quantity']}: {row['ours']} {row['unit']}; {row['peer_name']}: {row['peer']}")
@@ -131,13 +140,13 @@ def _agreement(
 
 
 CASES: dict[str, Callable[[Say], list[dict[str, Any]]]] = {name: partial(compare, name) for name in SOURCES}
-QUICK = ("snpcc",)
+QUICK = ("snpcc-60",)
 
 # ---------------------------------------------------------------- data
 
 
 def _curves(source: Source) -> list[LightCurve]:
-    """Trimmed, of one survey, with three points or more."""
+    """Trimmed, of one survey, with as many points as wanted."""
     folder = data_folder("astro")
     table, metadata = (
         pd.read_parquet(folder / f"{name}.parquet") for name in (source.table, source.metadata)
@@ -147,7 +156,8 @@ def _curves(source: Source) -> list[LightCurve]:
     rows, there = table[table[source.column].isin(chosen)], metadata[source.column].isin(chosen)
     found = read_frame(rows, metadata=metadata[there])
     trimmed = [trim(until(curve, source.days)) for curve in found if curve.status == "ok"]
-    return [curve for curve in trimmed if len(curve) >= FEWEST]
+    least, most = source.points
+    return [curve for curve in trimmed if least <= len(curve) <= most]
 
 
 # ---------------------------------------------------------------- peers
@@ -202,10 +212,14 @@ def _optimum(process: Any, curve: LightCurve, start: Sequence[float]) -> Floats:
 def _grids(process: list[Any], curves: list[LightCurve], fits: list[Fit], variance: bool) -> None:
     for one, curve, found in zip(process, curves, fits):
         one.set_parameter_vector(_vector(*found[:2]))
-        waves = np.array(list(WAVELENGTHS[curve.survey].values()))
-        when = np.linspace(curve.time.min(), curve.time.max(), TIMES)
-        where = np.stack([np.repeat(when, len(waves)), np.tile(waves, TIMES)], 1)
-        one.predict(curve.flux, where, return_cov=False, return_var=variance)
+        one.predict(curve.flux, _asked(curve), return_cov=False, return_var=variance)
+
+
+def _asked(curve: LightCurve) -> Floats:
+    """The grid's times and wavelengths."""
+    waves = np.array(list(WAVELENGTHS[curve.survey].values()))
+    when = np.linspace(curve.time.min(), curve.time.max(), TIMES)
+    return np.stack([np.repeat(when, len(waves)), np.tile(waves, TIMES)], 1)
 
 
 def _value(process: Any, curve: LightCurve, found: Fit) -> float:
@@ -221,6 +235,24 @@ def _sklearn(curve: LightCurve, found: Fit) -> float:
     kernel = ConstantKernel(amplitude, "fixed") * Matern([timescale, WAVELENGTH_SCALE], "fixed", nu=1.5)
     model = GaussianProcessRegressor(kernel, alpha=curve.error**2, optimizer=None)
     return float(model.fit(_where(curve), curve.flux).log_marginal_likelihood_value_)
+
+
+def _sklearn_all(curve: LightCurve) -> None:
+    """Fit from the paper's start within its bounds, mean and standard deviation on the grid."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+    begin = start_values(pad([curve], len(curve)))[0, 0].item()
+    bounds = np.exp([begin - AMPLITUDE_ROOM, begin + AMPLITUDE_ROOM])
+    scales = [(1.0, LONGEST), (WAVELENGTH_SCALE, WAVELENGTH_SCALE * (1 + 1e-9))]
+    kernel = ConstantKernel(np.exp(begin), bounds) * Matern(
+        [START_TIMESCALE, WAVELENGTH_SCALE], scales, nu=1.5
+    )
+    model = GaussianProcessRegressor(kernel, alpha=curve.error**2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wavelength's scale is at its bounds, as meant
+        model.fit(_where(curve), curve.flux)
+    model.predict(_asked(curve), return_std=True)
 
 
 # ---------------------------------------------------------------- rows

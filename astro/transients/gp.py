@@ -41,7 +41,7 @@ OK, TOO_FEW, FAILED = "ok", "too few points", "no optimum found: start values ke
 AT_BOUND = ("amplitude at its bound", "timescale at its bound")
 FEWEST = 3
 NOISE_RATIO = 1e3
-"""Up to this A / err² single precision gives the mean within 1e-5 √A and the standard deviation within 0.1 %."""
+"""Up to this A / err² single precision gives the mean within 4e-5 √A and the standard deviation within 0.2 %."""
 
 
 class Fit(NamedTuple):

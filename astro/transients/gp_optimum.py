@@ -248,6 +248,8 @@ STAGES = (
 )
 FEWEST_COARSE = 45
 """Points from which the first stage pays."""
+SUSPECT, SECOND_START = float(np.log(6.0)), float(np.log(200.0))
+"""ln τ below which an optimum is doubted, and from where another is looked for."""
 
 
 @dataclass(slots=True)
@@ -286,63 +288,84 @@ class Search:
 
     def _step(self, rows: Tensor, found: Likelihood, stage: Stage) -> None:
         at, best = self.next[rows], self.best[rows]
-        slack = 1e-8 if stage.dtype == torch.float64 else 1e-3  # rounding of the likelihood
+        slack = (1e-11 if stage.dtype == torch.float64 else 1e-5) * found.value.abs().clamp_min(
+            100
+        )  # rounding
         better = found.value.isfinite() & (found.value >= self.value[rows] - slack)
-        newton = _newton(at, found, self.low[rows], self.high[rows])
+        curvature = _convex(found)
+        newton = _newton(at, found.gradient, curvature, self.low[rows], self.high[rows])
         after = torch.where(better[:, None], newton, best + 0.25 * (at - best))
         best = torch.where(better[:, None], at, best)
         value = torch.where(better, found.value, self.value[rows])
-        done = ((after - best).abs().amax(1) < stage.enough) & value.isfinite()
-        self.value[rows] = torch.where(
-            done & better, value + 0.5 * (found.gradient * (newton - at)).sum(1), value
-        )
+        done = better & ((after - best).abs().amax(1) < stage.enough)
+        self.value[rows] = torch.where(done, value + 0.5 * (found.gradient * (newton - at)).sum(1), value)
         self.best[rows] = torch.where(done[:, None], after, best)
-        self.next[rows], self.done[rows], self.curvature[rows] = after, done, found.curvature
+        self.next[rows], self.done[rows] = after, done
+        self.curvature[rows] = torch.where(better[:, None, None], curvature, self.curvature[rows])
 
 
-def _newton(at: Tensor, found: Likelihood, low: Tensor, high: Tensor, longest: float = 2.0) -> Tensor:
-    """(B, 2) where the step leads, within the bounds; parameters that press against one stay."""
-    gradient = found.gradient
-    held = ((at <= low) & (gradient <= 0)) | ((at >= high) & (gradient >= 0))
+def _convex(found: Likelihood) -> Tensor:
+    """(B, 2, 2) the curvature where a maximum may be near, Fisher's information elsewhere."""
     bend = found.curvature
     product = bend[:, 0, 0] * bend[:, 1, 1]
     convex = (bend[:, 0, 0] > 0) & (product - bend[:, 0, 1] ** 2 > 1e-3 * product)
-    bend = torch.where(convex[:, None, None], bend, found.information)
-    first, last = bend[:, 0, 0].clamp_min(1e-9), bend[:, 1, 1].clamp_min(1e-9)
+    return torch.where(convex[:, None, None], bend, found.information)
+
+
+def _newton(
+    at: Tensor, gradient: Tensor, bend: Tensor, low: Tensor, high: Tensor, longest: float = 2.0
+) -> Tensor:
+    """(B, 2) where the step leads, within the bounds; parameters that press against one stay.
+
+    Where one parameter's step would leave the bounds it goes to the bound, and the other to its best place for that.
+    """
+    held = ((at <= low) & (gradient <= 0)) | ((at >= high) & (gradient >= 0))
+    own, cross = bend.diagonal(dim1=1, dim2=2).clamp_min(1e-9), bend[:, 0, 1:]
+    free = cross.masked_fill(held.any(1, keepdim=True), 0.0)
     gradient = gradient.masked_fill(held, 0.0)
-    cross = bend[:, 0, 1].masked_fill(held.any(1), 0.0)
-    determinant = (first * last - cross**2).clamp_min(1e-12)
-    step = torch.stack(
-        [last * gradient[:, 0] - cross * gradient[:, 1], first * gradient[:, 1] - cross * gradient[:, 0]], 1
-    )
-    step = step / determinant[:, None]
+    determinant = (own.prod(1, keepdim=True) - free**2).clamp_min(1e-12)
+    step = (own.flip(1) * gradient - free * gradient.flip(1)) / determinant
     step = step * (longest / step.abs().amax(1, keepdim=True).clamp_min(longest))
+    inside = torch.minimum(torch.maximum(at + step, low), high) - at
+    other = (gradient - cross * inside.flip(1)) / own
+    step = torch.where((inside != step).flip(1) & ~held, other.clamp(-longest, longest), inside)
     return torch.minimum(torch.maximum(at + step, low), high)
 
 
 def optimum(batch: Batch) -> tuple[Tensor, Search]:
-    """Start values (B, 2) and the search where it ended."""
-    start, length = start_values(batch), batch.time.shape[1]
+    """Start values (B, 2) and the search where it ended.
+
+    A short timescale may be a lesser optimum: then, and where there was none, the better of that and of a search from
+    a long one.
+    """
+    start = start_values(batch)
+    search = _search(batch, start, start, STAGES)
+    again = (~search.done | (search.best[:, 1] < SUSPECT)).nonzero()[:, 0]
+    if len(again):
+        begin = start[again].clone()
+        begin[:, 1] = SECOND_START
+        second = _search(batch.part(again), start[again], begin, STAGES[1:])
+        better = second.done & (~search.done[again] | (second.value > search.value[again]))
+        for name in ("best", "value", "done"):
+            getattr(search, name)[again[better]] = getattr(second, name)[better]
+    return start, search
+
+
+def _search(batch: Batch, start: Tensor, begin: Tensor, stages: Sequence[Stage]) -> Search:
+    """From `begin`, within the bounds about `start`."""
     low, high = start - AMPLITUDE_ROOM, start + AMPLITUDE_ROOM
     low[:, 1], high[:, 1] = 0.0, float(np.log(LONGEST))
-    rows = torch.arange(len(start))
-    curvature = torch.eye(2, dtype=torch.float64).repeat(len(start), 1, 1)
+    every, curvature = torch.arange(len(start)), torch.eye(2).double().repeat(len(start), 1, 1)
     search = Search(
-        low,
-        high,
-        start.clone(),
-        start.clone(),
-        torch.zeros(len(start)).double(),
-        rows < 0,
-        curvature,
-        Scratch(),
+        low, high, begin.clone(), begin.clone(), begin[:, 0].clone(), every < 0, curvature, Scratch()
     )
-    for stage in STAGES:
-        if stage.stride > 1 and length < FEWEST_COARSE:
+    for stage in stages:
+        if stage.stride > 1 and batch.length() < FEWEST_COARSE:
             continue
-        # Each stage tries where the one before ended, and falls back towards the start from there.
-        search.best[rows] = start[rows]
-        search.run(batch, stage, rows)
+        rows = every
         if stage.dtype == torch.float64:
-            rows = rows[~search.done[rows]]
-    return start, search
+            rows = (search.done if stage.chord else ~search.done).nonzero()[:, 0]
+        # Each stage tries where the one before ended, and falls back towards the beginning from there.
+        search.best[rows] = begin[rows]
+        search.run(batch, stage, rows)
+    return search
