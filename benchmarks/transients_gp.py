@@ -35,7 +35,7 @@ from shared.bench.real_data import data_folder
 
 Say = Callable[[str], None]
 Floats = NDArray[np.float64]
-TURNS = 2
+TURNS = 4
 SHARE = 4
 """The peer gets one in so many curves, if there are enough."""
 SLOW = 40

@@ -174,6 +174,18 @@ def covariance(at: Tensor, batch: Batch, scratch: Scratch) -> tuple[Tensor, Tens
     return matrix, fall, x, u
 
 
+def factorise(matrix: Tensor, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    """Cholesky factors, and whether each is sound; others are replaced by so large ones that only the prior is left.
+
+    In single precision a matrix may fail that does not in double.
+    """
+    columns = scratch("factor", matrix.shape, matrix.dtype).mT  # LAPACK's order, else it copies
+    factor, failed = torch.linalg.cholesky_ex(matrix, out=(columns, torch.empty(0, dtype=torch.int32)))
+    if failed.any():
+        factor[failed > 0] = 1e15 * torch.eye(factor.shape[1], dtype=factor.dtype)
+    return factor, failed == 0
+
+
 def likelihood(
     at: Tensor, batch: Batch, curvature: Tensor | None = None, scratch: Scratch | None = None
 ) -> Likelihood:
@@ -185,15 +197,10 @@ def likelihood(
     scratch = scratch or Scratch()
     count, noise = batch.real.sum(1).double(), batch.noise * batch.real
     matrix, fall, x, u = covariance(at, batch, scratch)
-    columns, info = scratch("factor", matrix.shape, matrix.dtype).mT, torch.empty(0, dtype=torch.int32)
-    factor, failed = torch.linalg.cholesky_ex(
-        matrix, out=(columns, info)
-    )  # by columns: in place, without copies
-    if failed.any():  # single precision may fail where double does not: any sound matrix, and −∞ below
-        factor[failed > 0] = torch.eye(factor.shape[1], dtype=factor.dtype)
+    factor, sound = factorise(matrix, scratch)
     half_log_det = factor.diagonal(dim1=1, dim2=2).double().log().sum(1)  # 0 of padding points
-    a = torch.cholesky_solve(batch.flux[:, :, None], factor)
     p = torch.cholesky_inverse(factor, out=scratch("p", matrix.shape, matrix.dtype).mT).mT
+    a = product(p, batch.flux[:, :, None])
     s = fall.mul_(u)
     sides = torch.cat([batch.flux[:, :, None] - noise[:, :, None] * a, product(s, a)], 2)  # ∂K a
     fits = product(a.mT, sides)[:, 0].double()
@@ -201,7 +208,7 @@ def likelihood(
     traces = torch.stack([count - noisy, ps.sum((1, 2)).double()], 1)  # tr P∂K
     gradient = 0.5 * (fits - traces)
     value = -0.5 * _dot(batch.flux, a[:, :, 0]) - half_log_det - 0.5 * float(np.log(2 * np.pi)) * count
-    sound = (failed == 0) & value.isfinite() & gradient.isfinite().all(1)
+    sound &= value.isfinite() & gradient.isfinite().all(1)
     if curvature is not None:
         return Likelihood(value.where(sound, -torch.inf), gradient, curvature, curvature)
     m = product(p, s, scratch("m", p.shape, p.dtype))
