@@ -11,10 +11,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shared.bench.peer import checkout
 from timeseries.forecast.models.autoformer import Autoformer
 from timeseries.forecast.windows import Inputs
 
@@ -60,20 +59,6 @@ def our_weights(official: Mapping[str, Tensor], ours: nn.Module) -> dict[str, Te
     return {name: value.reshape(shapes[name]) for name, value in named.items()}
 
 
-@contextmanager
-def _checkout(folder: Path) -> Iterator[None]:
-    """Its packages, whose names are anybody's (`models`, `layers`), can be imported inside and are forgotten after."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] in ("models", "layers", "utils"):
-                del sys.modules[name]
-
-
 def pair(
     folder: Path, *, length: int = 96, horizon: int = 96, channels: int = 7, **options: Any
 ) -> tuple[Any, Any]:
@@ -82,7 +67,7 @@ def pair(
         "label_length": 48, "width": 512, "heads": 8, "feedforward": 2048, "encoder_layers": 2, "decoder_layers": 1,
         "kernel": 25, "factor": 3, "dropout": 0.05,
     } | options  # fmt: skip
-    with _checkout(folder):
+    with checkout(folder, ("models", "layers", "utils")):
         model: Any = importlib.import_module("models.Autoformer").Model
     sizes = SimpleNamespace(
         seq_len=length, label_len=o["label_length"], pred_len=horizon, enc_in=channels, dec_in=channels,

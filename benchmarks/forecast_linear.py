@@ -11,11 +11,9 @@ import gzip
 import importlib
 import os
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +23,7 @@ import pandas as pd
 import torch
 
 from shared.bench.memory import peak_growth
+from shared.bench.peer import checkout
 from shared.bench.real_data import data_folder
 from shared.config import resolve
 from timeseries.forecast.config import ForecastConfig
@@ -56,20 +55,6 @@ def _etth1(*sets: str) -> tuple[ForecastConfig, ForecastData]:
 # ---------------------------------------------------------------- an epoch by gradient steps
 
 
-@contextmanager
-def _checkout(folder: Path) -> Iterator[None]:
-    """Its packages, whose names are anybody's, can be imported inside and are forgotten after."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] in ("models", "data_provider", "utils"):
-                del sys.modules[name]
-
-
 def _official_epoch(folder: Path, kind: str, workers: int) -> Callable[[], float]:
     """A call that trains a fresh official model for one epoch and gives its mean loss."""
     table = Path(tempfile.mkdtemp())
@@ -78,7 +63,7 @@ def _official_epoch(folder: Path, kind: str, workers: int) -> Callable[[], float
         (table / "ETTh1.csv").open("wb") as file,
     ):
         shutil.copyfileobj(packed, file)
-    with _checkout(folder):
+    with checkout(folder, ("models", "data_provider", "utils")):
         make: Any = importlib.import_module("data_provider.data_loader").Dataset_ETT_hour
         model: Any = importlib.import_module(f"models.{kind}").Model
     windows = make(str(table), "train", (LENGTH, 48, HORIZON), "M", "ETTh1.csv", timeenc=1, freq="h")

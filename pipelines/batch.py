@@ -200,8 +200,7 @@ class _Batch:
                 return
             try:
                 if item.fault is not None:
-                    fault = item.fault
-                    raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
+                    raise ItemError.of(item.fault)
                 if not self.overwrite:
                     if self._skip(item):
                         continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines import registry
 from shared.bundle import Bundle
-from shared.config import merge, parse_set
+from shared.config import merge, nested, parse_set
 from shared.io.atomic import atomic_write_text
 
 
@@ -19,10 +19,7 @@ def nest(sets: Sequence[str]) -> dict[str, Any]:
     """``a.b=c`` texts as one nested mapping."""
     out: dict[str, Any] = {}
     for keys, value in map(parse_set, sets):
-        nested: Any = value
-        for key in reversed(keys):
-            nested = {key: nested}
-        out = merge(out, nested)
+        out = merge(out, nested(keys, value))
     return out
 
 

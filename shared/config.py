@@ -188,6 +188,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def nested(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """``("a", "b"), v`` → ``{"a": {"b": v}}``."""
+    out: Any = value
+    for key in reversed(keys):
+        out = {key: out}
+    return dict(out)
+
+
 def resolve(
     config_type: type[C],
     layers: Iterable[tuple[str, Mapping[str, Any]]] = (),
@@ -200,10 +208,7 @@ def resolve(
     layers = list(layers)
     for text in sets:
         keys, value = parse_set(text)
-        nested: dict[str, Any] = {keys[-1]: value}
-        for key in reversed(keys[:-1]):
-            nested = {key: nested}
-        layers.append((f"--set {_short(text)}", nested))
+        layers.append((f"--set {_short(text)}", nested(keys, value)))
     merged: dict[str, Any] = {}
     for source, layer in layers:
         _refuse_unknown(config_type, layer, source)

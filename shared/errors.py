@@ -61,6 +61,11 @@ class ItemError(SuiteError):
         self.fault = Fault(source, found, wanted, mend, field)
         super().__init__(str(self.fault))
 
+    @classmethod
+    def of(cls, fault: Fault) -> ItemError:
+        """The error that carries `fault`."""
+        return cls(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions cross process borders by re-calling the class with `args`; ours takes the parts.
         fault = self.fault

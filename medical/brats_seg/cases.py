@@ -56,8 +56,7 @@ def read_case(files: CaseFiles, config: BratsConfig, *, with_label: bool = False
     """The case's channels in ``config.data.modalities`` order. Raises `ItemError` naming file and field."""
     wanted = config.data.modalities
     if files.fault is not None and (with_label or not fillable(files, config)):
-        fault = files.fault
-        raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
+        raise ItemError.of(files.fault)
     warnings: list[str] = []
     volumes = _volumes(files, config, warnings)
     matched = files.matched | {name: volume.origin for name, volume in volumes.items() if volume.origin}

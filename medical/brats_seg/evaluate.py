@@ -133,8 +133,7 @@ def _score_item(predictor: BratsPredictor, item: Item, drafts: Path, challenge: 
     from medical.brats_seg.labels import encode
 
     if item.fault is not None:
-        fault = item.fault
-        raise ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)
+        raise ItemError.of(item.fault)
     result = predictor.predict(item)
     case = result.case
     if case.label is None or case.convention is None:

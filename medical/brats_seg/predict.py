@@ -32,7 +32,7 @@ from medical.brats_seg.inference import (
     stream_logits,
 )
 from shared.bundle import Bundle
-from shared.config import merge
+from shared.config import merge, nested
 from shared.errors import ItemError, ModelUnusable
 from shared.pipeline import Item, Predictor, Tick
 
@@ -360,10 +360,7 @@ def _nest(options: Mapping[str, Any]) -> dict[str, Any]:
     """``{"a.b": v}`` → ``{"a": {"b": v}}``."""
     out: dict[str, Any] = {}
     for key, value in options.items():
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        out = merge(out, nested)
+        out = merge(out, nested(key.split("."), value))
     return out
 
 

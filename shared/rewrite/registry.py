@@ -16,15 +16,15 @@ from shared.nets.registry import nearest, split
 
 Report = dict[str, Any]
 Rewrite = Callable[..., tuple[nn.Module, Report]]
-_KNOWN: dict[str, Rewrite] = {}
-_PAPERS: dict[str, str] = {}
+_KNOWN: dict[str, tuple[Rewrite, str]] = {}
+"""Name → the function and its source."""
 
 
 def register(name: str, paper: str = "–") -> Callable[[Rewrite], Rewrite]:
     """Function decorator: make a rewrite known under `name`."""
 
     def add(function: Rewrite) -> Rewrite:
-        _KNOWN[name], _PAPERS[name] = function, paper
+        _KNOWN[name] = function, paper
         return function
 
     return add
@@ -45,14 +45,14 @@ def names() -> list[str]:
 
 def papers() -> dict[str, str]:
     """Every rewrite and its source."""
-    return {name: _PAPERS[name] for name in names()}
+    return {name: _KNOWN[name][1] for name in names()}
 
 
 def find(name: str) -> Rewrite:
     """Raises `UsageError` with the nearest name."""
     if name not in names():
         raise UsageError(f"rewrite: found {name!r}; {nearest(name, names())}")
-    return _KNOWN[name]
+    return _KNOWN[name][0]
 
 
 def apply_all(

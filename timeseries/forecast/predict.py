@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -373,7 +373,7 @@ def _item_error(faults: Sequence[Fault]) -> ItemError:
     """The one line of an item: its first error, and how many more there are."""
     errors = error_faults(faults) or list(faults)
     fault, more = errors[0], f" (and {len(errors) - 1} more faults)" if len(errors) > 1 else ""
-    return ItemError(fault.source, fault.found + more, fault.wanted, fault.mend, fault.field)
+    return ItemError.of(replace(fault, found=fault.found + more))
 
 
 def _faults_by_series(reading: Reading, source: Path | str) -> dict[str, Fault]:
