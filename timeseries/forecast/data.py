@@ -14,6 +14,7 @@ from shared.errors import DataInvalid
 from shared.pipeline import DataFacts
 from shared.training.loader import Draw, ExactLoader, make_loader
 from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.scores.score import eval_batch
 from timeseries.forecast.series import Series
 from timeseries.forecast.tables.read import fingerprint, match_columns, read_dataset
 from timeseries.forecast.windows import (
@@ -26,9 +27,6 @@ from timeseries.forecast.windows import (
     borders,
     require_windows,
 )
-
-EVAL_VALUES = 4_000_000
-"""Numbers a batch of validation windows may hold (input and horizon, all channels)."""
 
 
 class WindowItems:
@@ -132,9 +130,3 @@ class ForecastData(pl.LightningDataModule):
         return make_loader(
             WindowItems(self.windows("val")), eval_batch(self.config), self.config.seed, shuffle=False
         )
-
-
-def eval_batch(config: ForecastConfig) -> int:
-    """Windows scored at once."""
-    data = config.data
-    return max(1, min(512, EVAL_VALUES // ((data.input_length + data.horizon) * max(len(data.targets), 1))))

@@ -24,6 +24,7 @@ from timeseries.forecast.plots.pictures import draw_all
 from timeseries.forecast.scores.backtest import forecasts, origins_of
 from timeseries.forecast.scores.held_out import HeldOut, held_out
 from timeseries.forecast.scores.metrics import Naive, Tally, season_of
+from timeseries.forecast.scores.score import batches, eval_batch, on_device
 from timeseries.forecast.scores.summary import (
     Reference,
     metrics_of,
@@ -87,9 +88,6 @@ def evaluate_network(
 @torch.no_grad()
 def tally_of(network: ForecastNetwork, windows: Windows, season: int = 1) -> Tally:
     """Sums of the errors of `network` and of the naive forecasts over all windows."""
-    from timeseries.forecast.data import eval_batch
-    from timeseries.forecast.scores.score import batches, on_device
-
     network.eval()
     levels = network.config.intervals.levels if network.config.intervals.method != "none" else ()
     tally = Tally(windows, len(network.config.data.targets), levels)

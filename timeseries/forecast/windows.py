@@ -39,6 +39,10 @@ class Inputs(NamedTuple):
     marks: Tensor
     """(B, L + H, M) calendar features"""
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same on another device."""
+        return Inputs(*(each.to(device) for each in self))
+
 
 class Batch(NamedTuple):
     """Windows with their answers."""
@@ -51,9 +55,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        return Batch(
-            Inputs(*(each.to(device) for each in self.inputs)), self.y.to(device), self.y_mask.to(device)
-        )
+        return Batch(self.inputs.to(device), self.y.to(device), self.y_mask.to(device))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shared.bundle import Bundle
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
+from timeseries.forecast.scores.score import eval_batch, on_device
 from timeseries.forecast.series import Series
 from timeseries.forecast.windows import Prepared, Scale, Windows, borders
 
@@ -64,9 +65,6 @@ def origins_of(windows: Windows, limit: int = 0) -> NDArray[np.int64]:
 @torch.no_grad()
 def forecasts(network: ForecastNetwork, windows: Windows, chosen: NDArray[np.int64]) -> pd.DataFrame:
     """The windows numbered `chosen` as the frame that `backtest` describes."""
-    from timeseries.forecast.data import eval_batch
-    from timeseries.forecast.scores.score import on_device
-
     network.eval()
     size = eval_batch(network.config)
     frames = []

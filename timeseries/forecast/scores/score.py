@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
-from timeseries.forecast.windows import Batch, Windows
+from timeseries.forecast.windows import Batch, Inputs, Windows
+
+EVAL_VALUES = 4_000_000
+"""Numbers a batch of scored windows may hold (input and horizon, all channels)."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,6 @@ def batches(
 @torch.no_grad()
 def score(network: ForecastNetwork, windows: Windows, drop_last: int = 0) -> Score:
     """`drop_last`: leave out the last windows that do not fill a batch of that size, as the published code did."""
-    from timeseries.forecast.data import eval_batch
-
     network.eval()
     total = len(windows) // drop_last * drop_last if drop_last else len(windows)
     sums: Tensor | None = None
@@ -77,8 +78,6 @@ def errors_of(network: ForecastNetwork, windows: Windows, limit: int) -> Tensor:
 
     Of more than `limit` numbers, evenly spaced windows.
     """
-    from timeseries.forecast.data import eval_batch
-
     network.eval()
     data = network.config.data
     stride = -(-len(windows) * data.horizon * len(data.targets) // limit)
@@ -89,7 +88,12 @@ def errors_of(network: ForecastNetwork, windows: Windows, limit: int) -> Tensor:
     return torch.cat(parts)
 
 
-def on_device(network: ForecastNetwork, inputs: Any) -> Any:
+def on_device(network: ForecastNetwork, inputs: Inputs) -> Inputs:
     """`inputs` where the network's weights are."""
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
-    return inputs if device.type == "cpu" else type(inputs)(*(each.to(device) for each in inputs))
+    return inputs.to(next((p.device for p in network.parameters()), torch.device("cpu")))
+
+
+def eval_batch(config: ForecastConfig) -> int:
+    """Windows scored at once."""
+    data = config.data
+    return max(1, min(512, EVAL_VALUES // ((data.input_length + data.horizon) * max(len(data.targets), 1))))
