@@ -31,12 +31,15 @@ Batch = tuple[Inputs, Tensor]
 def reading_of(config: TransientsConfig) -> Reading:
     """What lies at ``data.path``, or the simulator's objects."""
     if config.data.path is None:
-        from astro.transients.sample import simulate
-
-        return Reading(
-            simulate(config.data.simulated, config.seed), notes=("simulated light curves; none is real",)
-        )
+        return _simulated(config.data.simulated, config.seed)
     return _read(Path(config.data.path), config.data.read)
+
+
+@cache
+def _simulated(count: int, seed: int) -> Reading:
+    from astro.transients.sample import simulate
+
+    return Reading(simulate(count, seed), notes=("simulated light curves; none is real",))
 
 
 @cache
@@ -162,13 +165,17 @@ class TransientsData(pl.LightningDataModule):
                 [Fault(where, "no object to train on or to validate with", "some of both", "add objects")]
             )
 
-    def facts(self) -> DataFacts:
-        config, number = self.config, {part: len(rows) for part, rows in self.rows.items()}
-        shares = Counter(str(curve.label) for curve in self.curves)
+    def fingerprint(self) -> str:
+        """sha256 over ids, labels and fluxes of `curves`."""
         digest = hashlib.sha256()
         for curve in self.curves:
             digest.update(f"{curve.id}|{curve.label}|".encode())
             digest.update(curve.flux.tobytes())
+        return digest.hexdigest()
+
+    def facts(self) -> DataFacts:
+        config, number = self.config, {part: len(rows) for part, rows in self.rows.items()}
+        shares = Counter(str(curve.label) for curve in self.curves)
         notes = (
             *reading_of(config).notes,
             f"{config.data.survey}: {number['train']} objects to train on, {number['val']} to validate, "
@@ -176,7 +183,7 @@ class TransientsData(pl.LightningDataModule):
             "classes: " + ", ".join(f"{name} {shares[name]}" for name in config.data.classes),
         )
         source = "embedded sample" if config.data.path is None else str(config.data.path)
-        return DataFacts(source, digest.hexdigest(), len(self.train_set), notes)
+        return DataFacts(source, self.fingerprint(), len(self.train_set), notes)
 
     def train_dataloader(self) -> ExactLoader:
         return make_loader(self.train_set, self.config.train.batch_size, self.config.seed)

@@ -60,7 +60,7 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     data = TransientsData(
         config.model_copy(update={"data": config.data.model_copy(update={"classes": names})})
     )
-    own = data.facts().fingerprint == bundle.schema["data_fingerprint"]
+    own = data.fingerprint() == bundle.schema["data_fingerprint"]
     curves = data.part("test") if own else data.curves
     if not curves:
         raise DataInvalid(
@@ -202,7 +202,7 @@ def _figures(
         titles = [
             f"{n}: {names[labels[i]]}, p = {own[i]:.2f}" for n, i in zip(("Worst", "Median", "Best"), chosen)
         ]
-        shown = maps[torch.arange(3), torch.as_tensor(p[chosen].argmax(1))][:, : data.grid]
+        shown = maps[torch.arange(3), : data.grid, torch.as_tensor(p[chosen].argmax(1))]
         drawn[
             "Worst, median and best object: points, the Gaussian process with its deviation, and where the network "
             "looked for its answer (grey)."

@@ -16,12 +16,11 @@ from astro.transients.config import TransientsConfig
 from astro.transients.decide import doubt, with_priors
 from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
-from astro.transients.read import files_in, read_all, read_frame
-from astro.transients.tables import SUFFIXES
+from astro.transients.read import files_in, read_all, read_frame, stem
 from astro.transients.task import build_network
 from shared.bundle import Bundle
-from shared.config import merge
-from shared.errors import DataInvalid, Fault, ItemError
+from shared.config import merge, nested
+from shared.errors import DataInvalid, ItemError
 from shared.io.atomic import atomic_write_text
 from shared.pipeline import Item, Predictor, Tick, error_faults
 
@@ -48,9 +47,7 @@ class TransientsPredictor(Predictor):
         over: dict[str, Any] = {}
         for key, value in options.items():
             path = key if key.startswith("data.") else f"predict.{key}"
-            for part in reversed(path.split(".")):
-                value = {part: value}
-            over = merge(over, value)
+            over = merge(over, nested(path.split("."), value))
         self.config: TransientsConfig = bundle.config(TransientsConfig, over or None)
         self.classes = self.config.data.classes
         self.network = bundle.load_into(build_network(self.config))
@@ -93,14 +90,16 @@ class TransientsPredictor(Predictor):
 
     def table(self, curves: Sequence[LightCurve]) -> pd.DataFrame:
         """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is."""
-        known = np.array([curve.status in (OK, NEVER_DETECTED) and len(curve) >= 3 for curve in curves], bool)
         p = np.tile(self.priors, (len(curves), 1))
         unlike = np.full((2, len(curves)), np.nan)
-        status = [curve.status for curve in curves]
-        rows = [i for i, ok in enumerate(known) if ok and self._in_bands(curves[i])]
-        for i, ok in enumerate(known):
-            if ok and i not in set(rows):
-                status[i] = f"bands of {curves[i].survey}, {self.config.data.survey} wanted"
+        status, rows = [curve.status for curve in curves], []
+        for i, curve in enumerate(curves):
+            if curve.status not in (OK, NEVER_DETECTED) or len(curve) < 3:
+                continue
+            if self._in_bands(curve):
+                rows.append(i)
+            else:
+                status[i] = f"bands of {curve.survey}, {self.config.data.survey} wanted"
         if rows:
             logits = self.logits([curves[i] for i in rows])
             temperature = float(self.network.temperature)
@@ -110,7 +109,8 @@ class TransientsPredictor(Predictor):
             p[rows] = with_priors(soft, self.trained_rates, self.priors)
             unlike[:, rows] = scores["max_probability"], scores["energy"]
         found = pd.DataFrame({"id": [curve.id for curve in curves], "status": status})
-        found["class"] = [self.classes[k] if i in set(rows) else "" for i, k in enumerate(p.argmax(1))]
+        found["class"] = ""
+        found.loc[rows, "class"] = [self.classes[k] for k in p[rows].argmax(1)]
         for k, name in enumerate(self.classes):
             found[f"p_{name}"] = p[:, k]
         found["doubt"], found["energy"] = unlike
@@ -131,11 +131,11 @@ class TransientsPredictor(Predictor):
                 packets, tables = files_in(path, self.read)
             except DataInvalid as err:
                 if not path.is_dir():
-                    items.append(Item(_name(path), (path,), fault=err.faults[0]))
+                    items.append(Item(stem(path), (path,), fault=err.faults[0]))
                 continue
             if packets:
-                items.append(Item(_name(path), tuple(packets), path))
-            items += [Item(_name(file), (file,), file) for file in tables]
+                items.append(Item(stem(path), tuple(packets), path))
+            items += [Item(stem(file), (file,), file) for file in tables]
         seen: dict[str, int] = {}
         unique = []
         for item in items:
@@ -146,10 +146,10 @@ class TransientsPredictor(Predictor):
 
     def predict(self, item: Item, tick: Tick | None = None) -> Result:
         if item.fault is not None:
-            raise _error(item.fault)
+            raise ItemError.of(item.fault)
         reading = read_all(item.payload, self.read)
         if wrong := error_faults(reading.faults):
-            raise _error(wrong[0])
+            raise ItemError.of(wrong[0])
         if not reading.curves:
             raise ItemError(str(item.payload), "no object", "one or more light curves", "check the file")
         return Result(item.id, self.table(reading.curves), reading.notes)
@@ -178,7 +178,7 @@ class TransientsPredictor(Predictor):
         try:
             curves = read_frame(pd.read_csv(io.StringIO(text)), self.read, source="request")
         except DataInvalid as err:
-            raise _error(err.faults[0]) from None
+            raise ItemError.of(err.faults[0]) from None
         except (ValueError, pd.errors.ParserError) as err:
             raise ItemError("request", str(err)[:80], "a table as CSV text", "correct it", "csv") from None
         return {"csv": self.table(curves).to_csv(index=False)}
@@ -192,12 +192,3 @@ class TransientsPredictor(Predictor):
         )
         frame["zero_point"] = 27.5
         return {"csv": frame.to_csv(index=False)}
-
-
-def _name(path: Path) -> str:
-    known = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(known)] or path.name
-
-
-def _error(fault: Fault) -> ItemError:
-    return ItemError(fault.source, fault.found, fault.wanted, fault.mend, fault.field)

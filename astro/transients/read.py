@@ -117,10 +117,10 @@ def read_files(path: Path, config: ReadConfig | None = None) -> Iterator[Reading
         if again:
             what = f"{len(again)} objects named as in an earlier file"
             reading.faults.append(
-                Fault(file, what, "", f"called {_stem(file)}/… in the output", severity="warning")
+                Fault(file, what, "", f"called {stem(file)}/… in the output", severity="warning")
             )
             reading.curves = [
-                replace(c, id=f"{_stem(file)}/{c.id}") if c.id in again else c for c in reading.curves
+                replace(c, id=f"{stem(file)}/{c.id}") if c.id in again else c for c in reading.curves
             ]
         seen.update(curve.id for curve in reading.curves)
         yield reading
@@ -172,6 +172,7 @@ def _metadata_beside(path: Path, table: Table, config: ReadConfig) -> Path | Non
     return None
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """Its name without the suffix of a table."""
     known = next((s for s in tables.SUFFIXES if path.name.lower().endswith(s)), "")
     return path.name[: len(path.name) - len(known)] or path.name
