@@ -115,6 +115,18 @@ def _start(folder: Path, context: FitContext, train: TrainConfig) -> Saved | Non
     if saved is None:
         say("no checkpoint was finished before; starting at the beginning")
         return None
+    trust(saved, context, train)
+    facts = saved.facts
+    if facts["finished"]:
+        say(f"training was finished before ({facts['step']} steps); taking its weights")
+    else:
+        say(f"resuming after step {facts['step']}, in epoch {facts['epoch'] + 1}")
+    return saved
+
+
+def trust(saved: Saved, context: FitContext, train: TrainConfig) -> None:
+    """Say what may make a training that goes on from `saved` differ from an unbroken one. Raises `UsageError` where it
+    was made with another configuration."""
     facts = saved.facts
     if facts["config_hash"] != context.config_hash:
         raise UsageError(
@@ -124,12 +136,7 @@ def _start(folder: Path, context: FitContext, train: TrainConfig) -> Saved | Non
     now = surroundings(hardware.world_size(train))
     drift = [f"{key} {facts.get(key)} → {value}" for key, value in now.items() if facts.get(key) != value]
     if drift:
-        say(f"not bit-exact from here on: {', '.join(drift)}")
-    if facts["finished"]:
-        say(f"training was finished before ({facts['step']} steps); taking its weights")
-    else:
-        say(f"resuming after step {facts['step']}, in epoch {facts['epoch'] + 1}")
-    return saved
+        context.say(f"not bit-exact from here on: {', '.join(drift)}")
 
 
 def _train(

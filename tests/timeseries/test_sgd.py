@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from shared.errors import Diverged, Interrupted
+from shared.errors import Diverged, Interrupted, UsageError
 from shared.training.fit import fit as general_fit
 from shared.training.seed import seed_everything, state_sha
 from tests.timeseries.made import context, made_config, made_data, made_series
@@ -27,7 +28,9 @@ def task_of(config: ForecastConfig) -> ForecastTask:
     return ForecastTask(config)
 
 
-@pytest.mark.parametrize("more", [(), ("train.patience=1", "train.lr=0.5"), ("train.loss=mae",)])
+@pytest.mark.parametrize(
+    "more", [(), ("train.patience=1", "train.lr=0.5"), ("train.loss=mae",), ("train.validate_every=2",)]
+)
 def test_weights_are_those_of_the_general_training(more: tuple[str, ...], tmp_path: Path) -> None:
     series = made_series()
     config = made_config(series, *SETS, *more)
@@ -68,6 +71,15 @@ def test_a_stopped_training_ends_with_the_same_weights(
     assert state_sha(after.state_dict) == state_sha(whole.state_dict) and after.history == whole.history
     again = fit_by_epochs(config, task_of(config), made_data(config, series), context(tmp_path / "b", True))
     assert state_sha(again.state_dict) == state_sha(whole.state_dict)
+
+
+def test_another_configuration_is_not_gone_on_with(tmp_path: Path) -> None:
+    series = made_series()
+    config = made_config(series, *SETS)
+    fit_by_epochs(config, task_of(config), made_data(config, series), context(tmp_path))
+    other = replace(context(tmp_path, True), config_hash="other")
+    with pytest.raises(UsageError, match="made with configuration same; other wanted"):
+        fit_by_epochs(config, task_of(config), made_data(config, series), other)
 
 
 def test_divergence_names_the_window(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from shared.progress import Progress, clock_text
 from shared.training.checkpoint import newest, next_path, prune, read_verified, write_verified
-from shared.training.fit import FitContext, FitResult
+from shared.training.fit import FitContext, FitResult, trust
 from shared.training.hardware import on_gpu
 from shared.training.injector import crash_point
+from shared.training.resume import surroundings
 from shared.training.signals import StopSignals, stopped
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.scores.score import score
@@ -62,8 +63,10 @@ class _State:
             "step": self.step,
             "finished": self.finished,
             "config_hash": config_hash,
+            "best": None,
+            **surroundings(1),
         }
-        write_verified(next_path(folder), content, {**facts, "best": None})
+        write_verified(next_path(folder), content, facts)
         prune(folder)
 
     def load(self, path: Path, facts: dict[str, Any]) -> None:
@@ -84,6 +87,10 @@ class _State:
         for name, value in values.items():
             self.history.setdefault(name.replace("_", "/", 1), []).append((step, value))
 
+    def waited(self, monitor: str) -> int:
+        """Validations since the best one; 0 before the first."""
+        return sum(step > self.best["step"] for step, _ in self.history.get(monitor, []))
+
 
 def fit_by_epochs(
     config: ForecastConfig, task: ForecastTask, data: ForecastData, context: FitContext
@@ -95,7 +102,8 @@ def fit_by_epochs(
     state = _State(steps)
     folder = context.work / "checkpoints"
     saved = newest(folder, say) if context.resume and folder.is_dir() else None
-    if saved is not None and saved.facts["config_hash"] == context.config_hash:
+    if saved is not None:
+        trust(saved, context, train)
         state.load(saved.path, saved.facts)
         say(f"resuming after epoch {state.epoch}")
     began = time.monotonic() - state.seconds
@@ -105,16 +113,16 @@ def fit_by_epochs(
             loss = _epoch(steps, state, stop, bar)
             _validate(state, held_out, context)
             state.seconds = time.monotonic() - began
-            waited = state.epoch - state.best["epoch"]
-            state.finished = (
-                state.epoch == train.epochs or 0 < train.patience <= waited // train.validate_every
+            state.finished = state.epoch == train.epochs or 0 < train.patience <= state.waited(
+                context.monitor
             )
-            found = state.history.get(context.monitor, [(0, math.nan)])[-1][1]
-            say(
-                f"epoch {state.epoch}/{train.epochs}: loss {loss:.4g}, {context.monitor} {found:.4g}, best "
-                f"{state.best['metrics'][context.monitor]:.4g} in epoch {state.best['epoch']}, "
-                f"{clock_text(bar.remaining or 0)} left"
-            )
+            said = [f"loss {loss:.4g}"]
+            if state.best:
+                found = state.history[context.monitor][-1][1]
+                best = state.best["metrics"][context.monitor]
+                said.append(f"{context.monitor} {found:.4g}, best {best:.4g} in epoch {state.best['epoch']}")
+            said.append(f"{clock_text(bar.remaining or 0)} left")
+            say(f"epoch {state.epoch}/{train.epochs}: {', '.join(said)}")
             state.save(folder, context.config_hash)
     task.network.load_state_dict(state.best["network"])
     if context.logger:
@@ -159,4 +167,4 @@ def _validate(state: _State, held_out: Windows, context: FitContext) -> None:
     best = state.best["metrics"][context.monitor] if state.best else math.inf
     if not state.best or metrics[context.monitor] < best:
         network = copy.deepcopy(state.task.network.state_dict())
-        state.best = {"network": network, "metrics": metrics, "epoch": state.epoch}
+        state.best = {"network": network, "metrics": metrics, "epoch": state.epoch, "step": state.step}
