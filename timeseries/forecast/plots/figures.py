@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from shared.plots.style import LIGHT, PALETTE, colour, dress, new_figure
-from timeseries.forecast.plots.forecast import plain_text
+from timeseries.forecast.plots.lines import bands, dated, line, plain_text
 from timeseries.forecast.scores.summary import percent
 from timeseries.forecast.series import Floats
 
@@ -48,8 +48,8 @@ def window_figure(windows: Sequence[Shown], levels: Sequence[float], channels: S
     across = len(channels)
     figure = new_figure(3.9 * across + (3.4 if across == 1 else 0.2), 2.15 * len(windows) + 0.55)
     grid = figure.subplots(len(windows), across, squeeze=False)
-    for shown, line in zip(windows, grid):
-        for column, (channel, axes) in enumerate(zip(channels, line)):
+    for shown, panels in zip(windows, grid):
+        for column, (channel, axes) in enumerate(zip(channels, panels)):
             _forecast_panel(axes, shown, levels, channel)
             name = _short(shown.channels[channel], 24)
             dress(axes, f"{shown.title}  ·  {name}" if column == 0 else name)
@@ -63,18 +63,8 @@ def window_figure(windows: Sequence[Shown], levels: Sequence[float], channels: S
 def _forecast_panel(axes: Axes, shown: Shown, levels: Sequence[float], channel: int) -> None:
     known = len(shown.times) - len(shown.forecast)
     ahead: Any = shown.times[known:]
-    for place, k in enumerate(sorted(range(len(levels)), key=lambda k: -levels[k])):
-        low, high = shown.bounds[k, :, :, channel]
-        axes.fill_between(
-            ahead,
-            low,
-            high,
-            color=colour(0),
-            alpha=0.13 + 0.13 * place,
-            linewidth=0,
-            label=f"{percent(levels[k])} % interval",
-        )
-    _truth(axes, shown.times, shown.values[:, channel], 1.0, "truth")
+    bands(axes, ahead, shown.bounds[..., channel], levels, "{} % interval")
+    line(axes, shown.times, shown.values[:, channel], LIGHT.text, 1.0, "truth")
     axes.plot(ahead, shown.forecast[:, channel], color=PALETTE[1], linewidth=1.5, label="forecast")
     axes.axvline(ahead[0], color=LIGHT.muted, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.margins(x=0.01)
@@ -82,16 +72,6 @@ def _forecast_panel(axes: Axes, shown: Shown, levels: Sequence[float], channel: 
 
 def _short(name: str, longest: int) -> str:
     return plain_text(name if len(name) <= longest else f"{name[: longest - 1]}…")
-
-
-def _truth(axes: Axes, times: Any, values: Any, width: float, label: str | None) -> None:
-    """A line, broken where values are missing; those with none beside them as points."""
-    values = np.asarray(values, float)
-    axes.plot(times, values, color=LIGHT.text, linewidth=width, label=label)
-    known = np.concatenate([[False], np.isfinite(values), [False]])
-    alone = known[1:-1] & ~known[:-2] & ~known[2:]
-    if alone.any():
-        axes.plot(times[alone], values[alone], ".", color=LIGHT.text, markersize=2.5)
 
 
 def _legend(figure: Figure, axes: Axes, top_inches: float = 0.05) -> None:
@@ -108,19 +88,6 @@ def _legend(figure: Figure, axes: Axes, top_inches: float = 0.05) -> None:
         columnspacing=1.4,
         labelcolor=LIGHT.text,
     )
-
-
-def dated(axes: Axes, times: pd.DatetimeIndex | pd.RangeIndex) -> None:
-    """Short dates on the horizontal axis, or "row" for numbered rows."""
-    if not isinstance(times, pd.DatetimeIndex):
-        axes.set_xlabel("row", color=LIGHT.text, fontsize=9)
-        return
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    locator = AutoDateLocator(tz=times.tz, minticks=3, maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=times.tz))
-    axes.xaxis.get_offset_text().set(color=LIGHT.muted, fontsize=8)
 
 
 # ---------------------------------------------------------------- errors
@@ -276,6 +243,6 @@ def _strip(axes: Axes, part: pd.DataFrame, widest: str | None, label: bool) -> N
         low, high = part[f"lo-{widest}"], part[f"hi-{widest}"]
         shade = f"{widest} % interval" if label else None
         axes.fill_between(part["ds"], low, high, color=colour(0), alpha=0.18, linewidth=0, label=shade)
-    _truth(axes, part["ds"].array, part["y"], 0.9, "truth" if label else None)
+    line(axes, part["ds"].array, part["y"], LIGHT.text, 0.9, "truth" if label else None)
     axes.plot(part["ds"], part["yhat"], color=PALETTE[1], linewidth=1.2, label="forecast" if label else None)
     axes.axvline(part["ds"].iloc[0], color=LIGHT.muted, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)

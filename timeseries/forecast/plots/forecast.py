@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from shared.plots.style import LIGHT, colour, dress, new_figure
 from timeseries.forecast.ahead import Forecast
+from timeseries.forecast.plots.lines import bands, dated, line, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 PANELS = 6
 """Channels shown; more would be too small to read."""
-LONGEST_NAME = 48
 
 
 def forecast_picture(forecast: Forecast, context: int = 0) -> Figure:
@@ -30,17 +28,11 @@ def forecast_picture(forecast: Forecast, context: int = 0) -> Figure:
         axes = figure.add_subplot(rows, columns, number + 1)
         _panel(axes, forecast, number, context)
         dress(axes, plain_text(series.channels[number]))
-        _time_axis(axes, forecast)
+        dated(axes, forecast.times, "step")
     head = 0.75 / figure.get_figheight()
     figure.tight_layout(pad=1.0, h_pad=1.4, w_pad=1.8, rect=(0, 0, 1, 1 - head))
     _head(figure, forecast, shown, head)
     return figure
-
-
-def plain_text(text: str) -> str:
-    """`text` short enough for a title, its dollar signs not taken for mathematics."""
-    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
-    return text.replace("$", r"\$")
 
 
 def _panel(axes: Axes, forecast: Forecast, channel: int, context: int) -> None:
@@ -48,21 +40,8 @@ def _panel(axes: Axes, forecast: Forecast, channel: int, context: int) -> None:
     before: Any = series.times[len(series) - context :]
     after: Any = forecast.times
     known = series.values[len(series) - context :, channel]
-    axes.plot(before, known, color=LIGHT.muted, linewidth=1.1, label="known")
-    alone = np.isfinite(known) & ~np.isfinite(np.roll(known, 1)) & ~np.isfinite(np.roll(known, -1))
-    axes.plot(before[alone], known[alone], ".", color=LIGHT.muted, markersize=3)
-    order = sorted(range(len(forecast.levels)), key=lambda k: -forecast.levels[k])
-    for place, k in enumerate(order):
-        low, high = forecast.bounds[k, :, :, channel]
-        axes.fill_between(
-            after,
-            low,
-            high,
-            color=colour(0),
-            alpha=0.14 + 0.12 * place,
-            linewidth=0,
-            label=f"{100 * forecast.levels[k]:g} %",
-        )
+    line(axes, before, known, LIGHT.muted, 1.1, "known")
+    bands(axes, after, forecast.bounds[..., channel], forecast.levels, "{} %")
     marker = "o" if len(after) <= 12 else None
     axes.plot(
         after,
@@ -75,23 +54,6 @@ def _panel(axes: Axes, forecast: Forecast, channel: int, context: int) -> None:
     )
     axes.axvline(before[-1], color=LIGHT.muted, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     axes.margins(x=0.01)
-
-
-def _time_axis(axes: Axes, forecast: Forecast) -> None:
-    import pandas as pd
-
-    times: Any = forecast.times
-    if not isinstance(times, pd.DatetimeIndex):
-        axes.set_xlabel("step")
-        axes.xaxis.label.set_color(LIGHT.text)
-        axes.xaxis.label.set_fontsize(9)
-        return
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-    locator = AutoDateLocator(tz=times.tz, minticks=3, maxticks=7)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=times.tz))
-    axes.xaxis.get_offset_text().set(color=LIGHT.muted, fontsize=8)
 
 
 def _head(figure: Figure, forecast: Forecast, shown: int, height: float) -> None:

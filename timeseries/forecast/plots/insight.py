@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.plots.style import LIGHT, PALETTE, dress, new_figure
-from timeseries.forecast.plots.figures import dated
-from timeseries.forecast.plots.forecast import plain_text
+from timeseries.forecast.plots.lines import dated, plain_text
 from timeseries.forecast.series import Floats
 
 if TYPE_CHECKING:
