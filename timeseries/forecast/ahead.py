@@ -15,7 +15,7 @@ from torch import Tensor
 from shared.errors import ItemError
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.series import Floats, Series, time_features
-from timeseries.forecast.windows import Inputs, Scale
+from timeseries.forecast.windows import Inputs, Scale, bridged, carried
 
 ODD_SPREADS = 10.0
 """A window whose mean lies further from the scale's mean, in its standard deviations, is worth a warning."""
@@ -58,7 +58,7 @@ def forecast_ahead(network: ForecastNetwork, series: Series, scale: Scale, steps
     inputs = Inputs(
         _scaled(values, scale.values),
         torch.from_numpy(np.isfinite(values))[None],
-        _scaled(_columns(series.past, window, length), scale.past),
+        _scaled(_columns(carried(series.past), window, length), scale.past),
         _future(series, scale, stamps, length, rounds * horizon),
         torch.from_numpy(time_features(stamps[window], series.freq))[None],
     )
@@ -77,7 +77,7 @@ def forecast_ahead(network: ForecastNetwork, series: Series, scale: Scale, steps
         margins,
         network.config.intervals.levels[: len(margins)],
         int((~np.isfinite(values)).sum()),
-        tuple(_oddities(series, values, scale, steps, horizon, len(margins))),
+        tuple(_oddities(series, window, scale, steps, horizon, len(margins))),
     )
 
 
@@ -141,7 +141,7 @@ def _future(series: Series, scale: Scale, stamps: Any, length: int, ahead: int) 
                 "add them",
                 name,
             )
-    return _scaled(values[rows - length :], scale.future)
+    return _scaled(bridged(values)[rows - length :], scale.future)
 
 
 def _stamps(series: Series, ahead: int) -> Any:
@@ -176,14 +176,18 @@ def _require_values(series: Series, values: NDArray[Any]) -> None:
 
 
 def _oddities(
-    series: Series, values: Floats, scale: Scale, steps: int, horizon: int, levels: int
+    series: Series, window: slice, scale: Scale, steps: int, horizon: int, levels: int
 ) -> list[str]:
     """What the reader of the forecast should know."""
-    out = []
-    missing = ~np.isfinite(values)
-    if missing.any():
-        columns = [f"{name} {n}" for name, n in zip(series.channels, missing.sum(0)) if n]
-        out.append(f"missing in the last {len(values)} rows and masked: {_listed(columns)}")
+    out, values = [], series.values[window]
+    for part, names, how in (
+        (values, series.channels, "masked"),
+        (series.past[window], series.past_columns, "the last value before taken"),
+        (series.future[: len(series)][window], series.future_columns, "bridged"),
+    ):
+        if names and not np.isfinite(part).all():
+            columns = [f"{name} {n}" for name, n in zip(names, (~np.isfinite(part)).sum(0)) if n]
+            out.append(f"missing in the last {len(values)} rows and {how}: {_listed(columns)}")
     away = np.abs(np.nanmean(values, 0) - scale.values[0]) / scale.values[1]
     if (away > ODD_SPREADS).any():
         worst = int(away.argmax())

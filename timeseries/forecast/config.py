@@ -151,6 +151,14 @@ class IntervalsConfig(Config):
         "rows, each forecast by a fit without it, which see every season; 0 = validation windows only",
     )
 
+    @model_validator(mode="after")
+    def _shares(self) -> IntervalsConfig:
+        if not all(0 < level < 1 for level in self.levels) or len(set(self.levels)) < len(self.levels):
+            raise ValueError("levels are shares between 0 and 1, each once: 0.8, not 80")
+        if self.method != "none" and not self.levels:
+            raise ValueError("levels is empty; one level or more wanted, or method: none")
+        return self
+
 
 class ForecastPredictConfig(Config):
     scale: Literal["auto", "training", "own"] = Field(

@@ -25,6 +25,7 @@ from timeseries.forecast.windows import (
     Scale,
     Windows,
     borders,
+    division,
     require_windows,
 )
 
@@ -97,10 +98,18 @@ class ForecastData(pl.LightningDataModule):
             f"{len(series)} series of {len(config.data.targets)} channels, {rows:,} rows"
             + (f", {missing:,} values missing, which weigh nothing" if missing else ", none missing")
         )
+        counted = ", ".join(f"{len(self.windows(part)):,} {part}" for part in PARTS)
+        by = division(series[0], config.data)
         notes.append(
-            f"first series: training rows 1–{ends.train}, validation to {ends.val}, test to {ends.test}; windows: "
-            + ", ".join(f"{len(self.windows(part)):,} {part}" for part in PARTS)
+            f"first series, by {by}: training rows 1–{ends.train}, validation to {ends.val}, test to {ends.test}; "
+            f"windows: {counted}"
         )
+        for part in PARTS:
+            without = len(series) - len(np.unique(self.windows(part).index[:, 0]))
+            if without:
+                notes.append(
+                    f"{without} of {len(series)} series are too short for a window of the {part} part"
+                )
         source = "embedded sample" if config.data.path is None else str(config.data.path)
         return DataFacts(source, fingerprint(series), len(self.windows("train")), tuple(notes))
 

@@ -8,10 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from shared.errors import Fault
-from timeseries.forecast.tables.table import SUFFIXES, is_table, stem
-
-FORECAST = ".forecast"
-"""Between an output's name and its suffix; such files are not taken for inputs when a folder is searched."""
+from timeseries.forecast.tables.table import FORECAST, SUFFIXES, is_table, stem
 
 
 def find_files(root: Path) -> list[tuple[Path, Path]]:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from shared.bundle import Bundle
+from shared.errors import UsageError
 from shared.io.atomic import atomic_write_text
 from shared.pipeline import Evaluation
 from timeseries.forecast.config import ForecastConfig
@@ -54,10 +55,22 @@ def evaluate(bundle: Bundle, config: ForecastConfig, out: Path) -> ForecastEvalu
     """
     from shared.training.hardware import on_gpu
 
+    trained: ForecastConfig = bundle.config(ForecastConfig)
+    _refuse_other_model(trained, config)
     held = held_out(bundle, config)
-    network: ForecastNetwork = bundle.load_into(ForecastNetwork(bundle.config(ForecastConfig)))
+    network: ForecastNetwork = bundle.load_into(ForecastNetwork(trained))
     network.to("cuda" if on_gpu(config.train) and torch.cuda.is_available() else "cpu")
     return evaluate_network(network, held, config, out)
+
+
+def _refuse_other_model(trained: ForecastConfig, asked: ForecastConfig) -> None:
+    """Raise `UsageError` for an override of what the weights belong to."""
+    pairs = [(name, getattr(trained, name), getattr(asked, name)) for name in ("model", "intervals")]
+    names = ("input_length", "horizon", "targets", "past_columns", "future_columns")
+    pairs += [(f"data.{name}", getattr(trained.data, name), getattr(asked.data, name)) for name in names]
+    for name, had, wanted in pairs:
+        if had != wanted:
+            raise UsageError(f"{name}: part of the trained model; it stays as it was trained; leave it out")
 
 
 def evaluate_network(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from shared.training.fit import FitResult
 from shared.training.fit import fit as fit_by_steps
 from timeseries.forecast.config import ForecastConfig
-from timeseries.forecast.models.closed_form import fit_closed_form, refit
+from timeseries.forecast.models.closed_form import estimate, fit_closed_form, refit, shape_of
 from timeseries.forecast.models.moments import Moments, rows_of
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.scores.score import errors_of, score
@@ -44,7 +45,7 @@ def fit(config: ForecastConfig, task: Any, data: ForecastData, context: Any) -> 
         task.network.load_state_dict(result.state_dict)
     else:
         result = _without_steps(config, task.network, data, context)
-    calibrate(task.network, data)
+    calibrate(task.network, data, context.say)
     return replace(result, state_dict={k: v.detach().cpu() for k, v in task.network.state_dict().items()})
 
 
@@ -54,6 +55,8 @@ def _without_steps(
     started = time.monotonic()
     if config.model.name != "naive":
         model: Any = network.model
+        need, _ = estimate(shape_of(model, data.prepared))
+        context.say(f"closed form: about {need / 2**20:,.0f} MiB of memory wanted beside the table")
         fit_closed_form(model, data.prepared, config, context.say)
     found = score(network, data.windows("val"))
     metrics = {"val/mse": found.mse, "val/mae": found.mae}
@@ -63,12 +66,17 @@ def _without_steps(
 
 
 @torch.no_grad()
-def calibrate(network: ForecastNetwork, data: ForecastData) -> None:
-    """Conformal offsets from windows that the weights have not seen (`held_out_errors`)."""
-    if network.config.intervals.method == "conformal":
-        errors = held_out_errors(network, data)
-        offsets: Any = network.offsets
-        offsets.copy_(conformal_offsets(errors, network.config.intervals.levels))
+def calibrate(network: ForecastNetwork, data: ForecastData, say: Callable[[str], None]) -> None:
+    """Conformal offsets from windows that the weights have not seen; says where these are too few for a level."""
+    if network.config.intervals.method != "conformal":
+        return
+    errors, levels = held_out_errors(network, data), network.config.intervals.levels
+    fewest = int(errors.isfinite().sum(0).min())
+    for level in levels:
+        if (wanted := math.ceil((1 + level) / (1 - level))) > fewest:
+            there = f"{fewest} are there, whose largest stands in"
+            say(f"intervals: {level:g} wants {wanted} errors a step and channel; {there}")
+    network.get_buffer("offsets").copy_(conformal_offsets(errors, levels))
 
 
 def held_out_errors(network: ForecastNetwork, data: ForecastData) -> Tensor:

@@ -47,7 +47,7 @@ class ForecastNetwork(nn.Module):
     def point(self, inputs: Inputs) -> Tensor:
         """The forecast (B, H, C): the median of the quantiles."""
         out = self(inputs)
-        return out[:, out.shape[1] // 2]
+        return out[:, 0] if out.shape[1] == 1 else out.median(1).values
 
     def interval(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """The forecast (B, H, C) and its bounds (B, K, 2, H, C), one pair a level of ``intervals.levels``."""

@@ -20,12 +20,14 @@ from shared.errors import DataInvalid, Fault, ItemError, ModelUnusable, UsageErr
 from shared.pipeline import Item, Predictor, Tick, error_faults
 from timeseries.forecast.ahead import Forecast, forecast_ahead
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
-from timeseries.forecast.discover import FORECAST, fault_of, find_files, tame, unique_names
+from timeseries.forecast.discover import fault_of, find_files, tame, unique_names
 from timeseries.forecast.network import ForecastNetwork
+from timeseries.forecast.scores.summary import percent
 from timeseries.forecast.series import Series
 from timeseries.forecast.tables.read import match_columns
 from timeseries.forecast.tables.reader import Reader, Reading
 from timeseries.forecast.tables.table import (
+    FORECAST,
     ID_COLUMN,
     Table,
     load,
@@ -302,7 +304,7 @@ def table_of(forecast: Forecast, time_column: str, id_column: str | None = None)
         columns.append((name, forecast.values[:, number]))
         for level, pair in zip(forecast.levels, forecast.bounds):
             for side, bound in zip(("lo", "hi"), pair):
-                columns.append((f"{name}-{side}-{100 * level:g}", bound[:, number]))
+                columns.append((f"{name}-{side}-{percent(level)}", bound[:, number]))
     names = [name for name, _ in columns]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from timeseries.forecast.config import ForecastConfig
+from timeseries.forecast.scores.summary import percent
 
 if TYPE_CHECKING:
     from shared.pipeline import DataFacts, Evaluation
@@ -189,9 +190,9 @@ def _intervals(config: ForecastConfig, metrics: Mapping[str, float]) -> str:
     if config.intervals.method == "none":
         return "none"
     measured = [
-        f"{100 * metrics[name]:.1f} % of truths inside the {100 * level:g} % interval"
+        f"{100 * metrics[name]:.1f} % of truths inside the {percent(level)} % interval"
         for level in config.intervals.levels
-        if (name := f"coverage_{100 * level:.10g}") in metrics
+        if (name := f"coverage_{percent(level)}") in metrics
     ]
     return f"{config.intervals.method}; measured: {', '.join(measured) or 'not measured'}"
 

@@ -93,9 +93,17 @@ def borders(series: Series, data: ForecastDataConfig) -> Borders:
     return Borders(a, kept - c, kept)
 
 
+def division(series: Series, data: ForecastDataConfig) -> str:
+    """How `borders` came about, in words."""
+    if data.split == "auto" and _ett_month(series) is not None:
+        return "the papers' borders of ETT"
+    return "fractions" if data.split == "auto" else data.split
+
+
 def _ett_month(series: Series) -> int | None:
     """Rows of a 30-day month if this is one of the four ETT tables (which leave rows after 20 months unused)."""
-    if series.channels != ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"):
+    names = {*series.channels, *series.past_columns, *series.future_columns}
+    if not names <= {"HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"}:
         return None
     return {("h", 17_420): 720, ("15min", 69_680): 2_880}.get((series.freq or "", len(series)))
 
@@ -192,17 +200,35 @@ class Prepared:
     @cached_property
     def past(self) -> NDArray[np.float32]:
         mean, std = self.scale.past
-        return _filled(_rows((self.series.past - mean) / std, len(self.series)))
+        return _filled(_rows((carried(self.series.past) - mean) / std, len(self.series)))
 
     @cached_property
     def future(self) -> NDArray[np.float32]:
         """(T or more, F)"""
         mean, std = self.scale.future
-        return _filled(_rows((self.series.future - mean) / std, len(self.series)))
+        return _filled(_rows((bridged(self.series.future) - mean) / std, len(self.series)))
 
     @cached_property
     def marks(self) -> NDArray[np.float32]:
         return np.asfortranarray(time_features(self.series.times, self.series.freq))
+
+
+def carried(values: Floats) -> Floats:
+    """(T, P) with the last known value in place of missing ones, so that no later row is seen; those before the first
+    stay missing."""
+    known = np.isfinite(values)
+    latest = np.maximum.accumulate(np.where(known, np.arange(len(values))[:, None], -1), 0)
+    return np.where(latest >= 0, np.take_along_axis(values, np.maximum(latest, 0), 0), np.nan)
+
+
+def bridged(values: Floats) -> Floats:
+    """(T, F) of columns known ahead, missing values on the line between their neighbours; the nearest at the ends."""
+    out, steps = values.copy(), np.arange(len(values))
+    for column in out.T:
+        known = np.isfinite(column)
+        if known.any() and not known.all():
+            column[~known] = np.interp(steps[~known], steps[known], column[known])
+    return out
 
 
 def _rows(values: Floats, rows: int) -> Floats:

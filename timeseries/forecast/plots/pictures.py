@@ -144,6 +144,8 @@ def _of_model(network: ForecastNetwork, tally: Tally, season: int) -> list[tuple
 def _weights(network: ForecastNetwork, tally: Tally, season: int) -> list[tuple[str, str, Figure]]:
     model: Any = network.model
     weight = model.effective_weight().cpu().numpy()
+    if weight.shape[2] < 2:  # a single lag is no picture
+        return []
     channels, name = tally.windows.prepared[0].series.channels, network.config.model.name
     if len(weight) == 1:
         title = f"{name}: weights, the same for every channel"

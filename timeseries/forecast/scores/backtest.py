@@ -13,6 +13,7 @@ from shared.bundle import Bundle
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.scores.score import eval_batch, on_device
+from timeseries.forecast.scores.summary import percent
 from timeseries.forecast.series import Series
 from timeseries.forecast.windows import Prepared, Scale, Windows, borders
 
@@ -112,5 +113,5 @@ def _frame(
     )
     for number, level in enumerate(network.config.intervals.levels if bounds.shape[1] else ()):
         for side, name in enumerate(("lo", "hi")):
-            frame[f"{name}-{100 * level:.10g}"] = flat(scale.undo(bounds[:, number, side]))
+            frame[f"{name}-{percent(level)}"] = flat(scale.undo(bounds[:, number, side]))
     return frame

@@ -199,7 +199,8 @@ def notes_of(tally: Tally, against: Reference, metrics: Mapping[str, float], leg
         if abs(gap := metrics[name] - level) > OFF_LEVEL:
             notes.append(
                 f"The {percent(level)} % interval is too {'narrow' if gap < 0 else 'wide'}: it held "
-                f"{100 * metrics[name]:.0f} % of the truths; the rows scored differ from those it was calibrated on."
+                f"{100 * metrics[name]:.0f} % of the truths; the rows scored differ from those it was "
+                "calibrated on, or those were few."
             )
     return notes
 

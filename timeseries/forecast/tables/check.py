@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shared.errors import DataInvalid, Fault, ItemError
 from shared.pipeline import error_faults
 from timeseries.forecast.config import ForecastConfig
@@ -51,4 +53,17 @@ def _too_short(series: list[Series], config: ForecastConfig) -> list[Fault]:
         require_windows(prepared, data.input_length, data.horizon)
     except DataInvalid as err:
         return err.faults
-    return []
+    return [fault for one in prepared for fault in _flat(one)]
+
+
+def _flat(one: Prepared) -> list[Fault]:
+    """Warnings of channels that training sees as constant or empty, though they are not."""
+    values, rows = one.series.values, one.borders.train
+    faults = []
+    for name, column in zip(one.series.channels, values.T):
+        known, seen = column[np.isfinite(column)], column[:rows][np.isfinite(column[:rows])]
+        if len(known) and known.min() < known.max() and (not len(seen) or seen.min() == seen.max()):
+            found = f"{'constant' if len(seen) else 'empty'} in the training rows 1–{rows:,}, but not after"
+            how = "its scale is kept at 1, so its errors outweigh all others"
+            faults.append(Fault(one.series.source or one.series.id, found, "", how, name, "warning"))
+    return faults

@@ -139,6 +139,10 @@ class _Work:
         row = np.full(length, -1, np.int64)
         row[places] = rows.row
         times = pd.date_range(first, periods=length, freq=self.freq)
+        if moved := np.flatnonzero(times[places] != rows.times).tolist():
+            where = self._listed(rows, np.array(moved))
+            self._fault(f"off the calendar of {self.freq} at {where}", "stamps on it", "set data.freq")
+            return None
         return Lined(values, row, times.as_unit("ns"), tuple(self.notes))
 
     def _gaps(self, rows: Rows, places: NDArray[np.int64]) -> None:

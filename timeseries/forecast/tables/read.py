@@ -108,7 +108,8 @@ def files_in(path: Path) -> list[Path]:
     except OSError as err:
         fault = Fault(path, err.strerror or str(err), "a table or a folder of tables", "check the path")
         raise DataInvalid([fault]) from None
-    found = [entry for entry in every if table.is_table(entry) and entry.is_file()]
+    tables = [entry for entry in every if table.is_table(entry) and entry.is_file()]
+    found = [entry for entry in tables if not table.stem(entry).endswith(table.FORECAST)]
     if not found:
         what = f"0 of {len(every)} files match *{', *'.join(table.SUFFIXES)}"
         raise DataInvalid([Fault(path, what, "at least one table", "check the path")])
@@ -146,6 +147,11 @@ def _folder(files: Sequence[Path], data: ForecastDataConfig) -> Reading:
             series = [replace(each, id=f"{table.stem(path)}/{each.id}") for each in series]
         if out is None:
             out = replace(one, series=series)
+            continue
+        if one.date_column != out.date_column:
+            found = f"stamps in {one.date_column or 'no column'}"
+            wanted = f"{out.date_column or 'none'} as in {Path(out.series[0].source).name}"
+            faults.append(Fault(path, found, wanted, "name it alike in all files"))
             continue
         try:
             out.series += [_as_first(each, out) for each in series]

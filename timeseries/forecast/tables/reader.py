@@ -161,7 +161,8 @@ class Reader(TableColumns):
                 and self._other_step(step, common, key if len(times) > 1 else "")
             ):
                 continue
-            out[key] = step if same else common
+            stamped = times[key][0]
+            out[key] = step if same or stamped is None else stamps.anchored(common, stamped)
         return out
 
     def _other_step(self, step: str, common: str, where: str) -> bool:
@@ -233,9 +234,14 @@ class Reader(TableColumns):
             )
         else:
             rows = len(values)
-        for part, names in ((values, columns.targets), (past, columns.past), (future, columns.future)):
+        for part, names, missing_are in (
+            (values, columns.targets, "they weigh nothing in training and scores"),
+            (past, columns.past, "the last value before stands for them"),
+            (future, columns.future, "the line between their neighbours stands for them"),
+        ):
             for index, name in enumerate(names):
-                self._judge(part[:rows, index], lined, f"{key}:{name}" if layout == "long" else name)
+                where = f"{key}:{name}" if layout == "long" else name
+                self._judge(part[:rows, index], lined, where, missing_are)
         return Series(
             key,
             lined.times[:rows],  # type: ignore[arg-type]
@@ -250,7 +256,7 @@ class Reader(TableColumns):
             tuple(self.notes),
         )
 
-    def _judge(self, column: Floats, lined: Lined, where: str) -> None:
+    def _judge(self, column: Floats, lined: Lined, where: str, missing_are: str) -> None:
         """Say what is missing, constant or marked in one column of one series."""
         finite = np.isfinite(column)
         if not finite.any():
@@ -270,7 +276,7 @@ class Reader(TableColumns):
             if self.data.missing == "fail":
                 self.fault(found, "a value in every row", "fill them, or set data.missing=mask", where)
             else:
-                self.warn(found, "they weigh nothing in training and scores", where)
+                self.warn(found, missing_are, where)
         known = column[finite]
         low = float(known.min())
         if len(known) > 1 and low == known.max():

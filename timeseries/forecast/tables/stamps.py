@@ -302,6 +302,20 @@ def infer(times: pd.DatetimeIndex) -> tuple[str | None, float]:
     return fixed_step(common), float(share)
 
 
+def anchored(freq: str, times: pd.DatetimeIndex) -> str:
+    """`freq` with the anchor that most of `times` have: the day of weeks, the month of quarters and years."""
+    offset = offset_of(freq)
+    base, count = offset.rule_code.split("-")[0], f"{offset.n if offset.n > 1 else ''}"
+    if base == "W":
+        return f"{count}W-{_DAYS[int(np.bincount(times.dayofweek, minlength=7).argmax())]}"
+    if step_key(freq)[0] != "months" or base.lstrip("B")[0] == "M":
+        return offset.freqstr
+    period = 12 if base.lstrip("B")[0] == "Y" else 3
+    month = int(np.bincount(_months(times) % period, minlength=period).argmax())
+    first = 9 if period == 3 and base[-1] == "E" else 0  # pandas names quarters' ends by OCT, NOV, DEC
+    return f"{count}{base}-{_MONTHS[first + month]}"
+
+
 def fixed_step(ns: int) -> str:
     """The step of so many nanoseconds: ``h``, ``15min``, ``3D``."""
     name, size = next((name, size) for name, size in _UNITS if ns % size == 0)

@@ -60,6 +60,10 @@ class Table(NamedTuple):
     rows: NDArray[np.int64]
 
 
+FORECAST = ".forecast"
+"""Between a forecast's name and its suffix; such files are not taken for inputs when a folder is searched."""
+
+
 def is_table(path: Path) -> bool:
     """Whether the name is that of a table."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
