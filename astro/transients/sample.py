@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from astro.transients.lightcurve import WAVELENGTHS, ZERO_POINT, Floats, LightCurve
 from astro.transients.points import DETECTED_SNR
 from astro.transients.simulator import MODELS, Draws, Sky, flux_of
-from shared.io.atomic import atomic_write_text
+from shared.io.atomic import atomic_write_bytes
 
 BANDS = tuple(WAVELENGTHS["lsst"])
 CLASSES = tuple(MODELS)
@@ -193,11 +194,12 @@ def to_frame(curves: Sequence[LightCurve]) -> pd.DataFrame:
 
 
 def write_sample(folder: Path, n: int, seed: int) -> list[Path]:
-    """`n` CSV files of three to six objects each, as a user brings them; with labels, so that they can be trained on
-    and answers compared. Equal seeds, equal bytes."""
+    """`n` packed CSV files of three to six objects each, as a user brings them; with labels, so that they can be
+    trained on and answers compared. Equal seeds, equal bytes."""
     sizes = [int(np.random.default_rng((seed, k)).integers(3, 7)) for k in range(n)]
     curves, paths = simulate(sum(sizes), seed), []
     for number, end in enumerate(np.cumsum(sizes)):
         text = to_frame(curves[end - sizes[number] : end]).to_csv(index=False, lineterminator="\n")
-        paths.append(atomic_write_text(Path(folder) / f"objects-{number:03d}.csv", text))
+        packed = gzip.compress(text.encode(), mtime=0)
+        paths.append(atomic_write_bytes(Path(folder) / f"objects-{number:03d}.csv.gz", packed))
     return paths

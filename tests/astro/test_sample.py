@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -239,7 +240,7 @@ def test_active_nuclei_vary_most_in_the_blue() -> None:
 
 def test_files_are_read_back_as_they_were_made(tmp_path: Path) -> None:
     paths = write_sample(tmp_path, 4, seed=2)
-    assert [path.name for path in paths] == [f"objects-{k:03d}.csv" for k in range(4)]
+    assert [path.name for path in paths] == [f"objects-{k:03d}.csv.gz" for k in range(4)]
     back = [read_path(path) for path in paths]
     assert all(3 <= len(part) <= 6 for part in back)
     whole = [curve for part in back for curve in part]
@@ -254,7 +255,7 @@ def test_equal_seeds_write_equal_bytes_and_more_files_begin_with_the_fewer(tmp_p
     few, many = (write_sample(tmp_path / name, n, seed=9) for name, n in (("few", 2), ("many", 3)))
     assert [path.read_bytes() for path in few] == [path.read_bytes() for path in many[:2]]
     assert write_sample(tmp_path, 0, seed=9) == []
-    head = few[0].read_text().splitlines()[0]
+    head = gzip.decompress(few[0].read_bytes()).decode().splitlines()[0]
     assert head == "object_id,mjd,band,flux,flux_err,detected,zero_point,redshift,redshift_err,label"
 
 
