@@ -6,7 +6,8 @@ an exception only carries faults to the place that decides whether the batch goe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -123,3 +124,12 @@ def need(extra: str, *modules: str) -> None:
             f"{', '.join(missing)}: not installed; the '{extra}' extra is wanted; "
             f"run `make setup EXTRAS={extra}` or `pip install -c constraints.txt -e '.[{extra}]'`"
         )
+
+
+@contextmanager
+def as_value_errors() -> Iterator[None]:
+    """Errors of the suite as the `ValueError` that users of an estimator expect."""
+    try:
+        yield
+    except SuiteError as err:
+        raise ValueError(str(err)) from err

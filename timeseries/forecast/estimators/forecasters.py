@@ -5,8 +5,6 @@ For those who work with sktime (the extra ``timeseries``); nothing of the pipeli
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +15,7 @@ from sktime.forecasting.base import BaseForecaster
 from sktime.utils.warnings import warn
 
 from shared.config import resolve
-from shared.errors import SuiteError
+from shared.errors import as_value_errors
 from timeseries.forecast.ahead import forecast_ahead
 from timeseries.forecast.config import ForecastConfig
 from timeseries.forecast.estimators.frames import Plan, merged, odd_at_most, plan, series_of, step_of
@@ -76,7 +74,7 @@ class _NetworkForecaster(BaseForecaster):
     def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: Any) -> _NetworkForecaster:
         self._check_parameters()
         self._cur_y, self._cur_X = y, X
-        with _value_errors():
+        with as_value_errors():
             self._step = step_of(y.index)
             self._date_cutoff()
             given = DEFAULT_HORIZON if fh is None else int(fh.to_indexer(self.cutoff).max()) + 1
@@ -144,7 +142,7 @@ class _NetworkForecaster(BaseForecaster):
     def _update(
         self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True
     ) -> _NetworkForecaster:
-        with _value_errors():
+        with as_value_errors():
             known = merged(self._cur_y, y, "y")
             assert known is not None
             self._cur_y = known
@@ -203,7 +201,7 @@ class _NetworkForecaster(BaseForecaster):
         """(steps, C) forecasts after the cutoff."""
         learner = self._learner
         reach = -(-steps // learner.horizon) * learner.horizon
-        with _value_errors():
+        with as_value_errors():
             known = merged(self._cur_X, X, "X") if learner.config.data.future_columns else None
             series, calendar = series_of(
                 self._cur_y, known, self.cutoff[0], self._step, reach, learner.length
@@ -532,12 +530,3 @@ class AutoformerForecaster(_NetworkForecaster):
                 "max_epochs": 2,
             },
         ]
-
-
-@contextmanager
-def _value_errors() -> Iterator[None]:
-    """Errors of the pipeline as those that sktime's users expect."""
-    try:
-        yield
-    except SuiteError as err:
-        raise ValueError(str(err)) from err
