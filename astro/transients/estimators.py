@@ -169,7 +169,7 @@ class T2Classifier(BaseClassifier):
         device = self._device
         cards = [device] if device.type == "cuda" else []
         with as_value_errors():
-            config, inputs = self._settings(X.shape[-1]), self._inputs(X)
+            config, inputs = self._settings(), self._inputs(X)
             with isolated_rng(config.seed), torch.random.fork_rng(cards):
                 for card in cards:
                     with torch.cuda.device(card):
@@ -200,13 +200,12 @@ class T2Classifier(BaseClassifier):
             self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         )
 
-    def _settings(self, times: int) -> TransientsConfig:
+    def _settings(self) -> TransientsConfig:
         constant = [name for name in self.channels if name not in GRIDDED]
         if constant:
             raise ValueError(f"channels {constant[0]!r}; mean, and any of {', '.join(GRIDDED[1:])} wanted")
         layer = {
             "seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
-            "data": {"grid": times},
             "model": {
                 "backbone": self.backbone,
                 "channels": list(self.channels),
@@ -279,12 +278,12 @@ class T2Classifier(BaseClassifier):
 
 def _network(config: TransientsConfig, classes: int, inputs: Inputs) -> TransientNetwork:
     """With its scaling fitted to `inputs`."""
-    model = config.model
+    model, (_, times, bands) = config.model, inputs.mean.shape
     network = TransientNetwork(
         classes,
-        inputs.mean.shape[-1],
+        bands,
         backbone=model.backbone,
-        length=config.data.grid,
+        length=times,
         channels=model.channels,
         flux=model.flux,
         redshift=model.redshift,
