@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
 from astro.transients import photometry, surveys
 from astro.transients.columns import banded
 from astro.transients.config_read import ReadConfig
-from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, LightCurve
+from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, Floats, LightCurve
 from astro.transients.points import SNR_RULE, Objects, Rows, counted, curves_of
 from shared.errors import Fault
 
@@ -56,13 +56,28 @@ _SAME_AS = {"diaForcedSource": "diaSource", "prv_candidate": "candidate"}
 _DETECTION, _FORCED = 1, 0
 
 
+class Points(NamedTuple):
+    """One list of a packet: (N,) each, NaN where there is no value."""
+
+    time: Floats
+    """MJD"""
+    band: list[Any]
+    """As delivered"""
+    flux: Floats
+    """At `ZERO_POINT`"""
+    error: Floats
+    rank: int
+    """`_DETECTION` or `_FORCED`"""
+
+
 @dataclass
 class Packet:
-    """One alert: its object, and per point (time MJD, band, flux, error, detected or NaN, rank)."""
+    """One alert: its object, and what it says of it."""
 
     id: str
     survey: str
-    points: list[tuple[Any, ...]] = field(default_factory=list)
+    points: list[Points] = field(default_factory=list)
+    """None of them empty"""
     about: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     status: str | None = None
@@ -119,18 +134,17 @@ def _lsst_points(out: Packet, where: str, rows: Sequence[Record], scale: float, 
     if missing:
         out.notes.append(f"missing required fields: {', '.join(missing)}")
         return
-    time, band, flux, error = names.values()
-    seen = 1.0 if rank == _DETECTION else np.nan
-    withdrawn = 0
-    for row in rows:
-        if row.get("timeWithdrawnMjdTai") is not None:
-            withdrawn += 1
-            continue
-        f, e = row.get(flux), row.get(error)
-        point = (f if f is None else f * scale, e if e is None else e * scale, seen, rank)
-        out.points.append((row.get(time), row.get(band), *point))
-    if withdrawn:
-        out.notes.append(f"{counted(withdrawn, 'point')} withdrawn by the survey left out")
+    kept = [row for row in rows if row.get("timeWithdrawnMjdTai") is None]
+    if kept:
+        time, band, flux, error = ([row.get(name) for row in kept] for name in names.values())
+        f, e = _floats(flux) * scale, _floats(error) * scale
+        out.points.append(Points(_floats(time), band, f, e, rank))
+    if len(kept) < len(rows):
+        out.notes.append(f"{counted(len(rows) - len(kept), 'point')} withdrawn by the survey left out")
+
+
+def _floats(values: list[Any]) -> Floats:
+    return np.array(values, dtype=float)  # None becomes NaN
 
 
 def _ztf(record: Record, fallback: str) -> Packet:
@@ -139,32 +153,40 @@ def _ztf(record: Record, fallback: str) -> Packet:
     out = Packet(str(record.get("objectId") or fallback), "ztf", common=(note,))
     if not record.get("objectId"):
         out.notes.append("missing required fields: objectId")
-    limits = 0
-    for row in record.get("fp_hists") or ():
-        flux, error, zero = (row.get(n) for n in _ZTF_FORCED[2:])
-        good = None not in (flux, error, zero) and flux > -99_998
-        scale = float(photometry.factor(zero)) if good else np.nan
-        point = (flux * scale, error * scale) if good else (None, None)
-        out.points.append((_mjd(row.get("jd")), row.get("fid"), *point, np.nan, _FORCED))
-    for row in (*(record.get("prv_candidates") or ()), record.get("candidate") or {}):
-        missing = [f"candidate.{n}" for n in _ZTF_FIELDS[:4] if n not in row]
-        if missing:
-            out.notes.append(f"missing required fields: {', '.join(missing)}")
-            continue
-        if row["magpsf"] is None:
-            limits += 1
-            continue
-        sign = -1.0 if str(row.get("isdiffpos", "t")).lower() in ("f", "0", "false") else 1.0
-        magnitude, error = (np.array(row[n], dtype=float) for n in ("magpsf", "sigmapsf"))
-        f, e = photometry.from_magnitudes(magnitude, error)
-        out.points.append((_mjd(row["jd"]), row["fid"], sign * float(f), float(e), 1.0, _DETECTION))
-    if limits:
-        out.notes.append(f"{counted(limits, 'upper limit')} left out")
+    forced = record.get("fp_hists") or ()
+    if forced:
+        jd, fid, flux, error, zero = ([row.get(name) for row in forced] for name in _ZTF_FORCED)
+        f = _floats(flux)
+        scale = np.where(f > -99_998, photometry.factor(_floats(zero)), np.nan)
+        out.points.append(Points(_mjd(jd), fid, f * scale, _floats(error) * scale, _FORCED))
+    rows = _ztf_candidates(out, (*(record.get("prv_candidates") or ()), record.get("candidate") or {}))
+    if rows:
+        jd, fid, magnitude, error = ([row[name] for row in rows] for name in _ZTF_FIELDS[:4])
+        f, e = photometry.from_magnitudes(_floats(magnitude), _floats(error))
+        negative = [str(row.get("isdiffpos", "t")).lower() in ("f", "0", "false") for row in rows]
+        out.points.append(Points(_mjd(jd), fid, np.where(negative, -f, f), e, _DETECTION))
     return out
 
 
-def _mjd(jd: float | None) -> float | None:
-    return None if jd is None else jd - photometry.JD_OFFSET
+def _ztf_candidates(out: Packet, rows: Sequence[Record]) -> list[Record]:
+    """Those with a magnitude; what the others lack goes to the packet's notes."""
+    needed, whole = set(_ZTF_FIELDS[:4]), []
+    for row in rows:
+        if needed <= row.keys():
+            whole.append(row)
+            continue
+        missing = [f"candidate.{name}" for name in _ZTF_FIELDS[:4] if name not in row]
+        note = f"missing required fields: {', '.join(missing)}"
+        if note not in out.notes:
+            out.notes.append(note)
+    kept = [row for row in whole if row["magpsf"] is not None]
+    if len(kept) < len(whole):
+        out.notes.append(f"{counted(len(whole) - len(kept), 'upper limit')} left out")
+    return kept
+
+
+def _mjd(jd: list[Any]) -> Floats:
+    return _floats(jd) - photometry.JD_OFFSET
 
 
 # ---------------------------------------------------------------- many
@@ -195,7 +217,7 @@ def _survey_curves(
 ) -> list[LightCurve]:
     objects = Objects.named([""] * count, "")
     code: list[int] = []
-    points: list[tuple[Any, ...]] = []
+    points: list[Points] = []
     common: dict[str, None] = {}
     for index, packet, source in members:
         objects.ids[index] = packet.id
@@ -218,22 +240,23 @@ def _survey_curves(
     return curves_of(rows, objects, survey, config, tuple(common))
 
 
-def _rows(code: list[int], points: list[tuple[Any, ...]], survey: str) -> Rows:
-    time, band, flux, error, detected, rank = zip(*points) if points else ((), (), (), (), (), ())
+def _rows(code: list[int], points: list[Points], survey: str) -> Rows:
+    """`code`: the object of each of `points`."""
+    sizes = [len(part.band) for part in points]
+    blank = np.empty(0)
+    time, flux, error = (
+        np.concatenate([blank, *(getattr(part, name) for part in points)])
+        for name in ("time", "flux", "error")
+    )
+    band = [value for part in points for value in part.band]
     values = [value for value in dict.fromkeys(band) if value is not None]
     place = {value: index for index, value in enumerate(values)}
     index = np.array([place.get(value, -1) for value in band], dtype=np.int64)
     bands, unknown = banded(index, values, survey, surveys.FILTER_IDS if survey == "ztf" else {})
-    return Rows(
-        code=np.array(code, dtype=np.int64),
-        time=np.array(time, dtype=float),  # None becomes NaN
-        band=bands,
-        flux=np.array(flux, dtype=float),
-        error=np.array(error, dtype=float),
-        detected=np.array(detected, dtype=float),
-        rank=np.array(rank, dtype=np.int64),
-        unknown=unknown,
-    )
+    rank = np.repeat(np.array([part.rank for part in points], dtype=np.int64), sizes)
+    detected = np.where(rank == _DETECTION, 1.0, np.nan)
+    owner = np.repeat(np.array(code, dtype=np.int64), sizes)
+    return Rows(owner, time, bands, flux, error, detected, rank, unknown)
 
 
 def read_alert(
@@ -252,7 +275,7 @@ def iter_alerts(
 ) -> Iterator[LightCurve]:
     """One curve an alert, in the file's order, `batch` at a time; what stops the file early goes to `faults`."""
     group: list[tuple[Packet, str]] = []
-    for pair in _packets(path, [] if faults is None else faults, []):
+    for pair in _packets(path, [] if faults is None else faults, [], []):
         group.append(pair)
         if len(group) == batch:
             yield from curves_from(group, config or ReadConfig(), merge=False)
@@ -268,9 +291,10 @@ class Batch:
         self.packets: list[tuple[Packet, str]] = []
         self.faults: list[Fault] = []
         self.notes: list[str] = []
+        self._known: list[Any] = []
 
     def add_file(self, path: Path) -> None:
-        self.packets += _packets(path, self.faults, self.notes)
+        self.packets += _packets(path, self.faults, self.notes, self._known)
 
     def curves(self) -> list[LightCurve]:
         return curves_from(self.packets, self.config, merge=True)
@@ -279,18 +303,18 @@ class Batch:
 # ---------------------------------------------------------------- Avro
 
 
-def _packets(path: Path, faults: list[Fault], notes: list[str]) -> Iterator[tuple[Packet, str]]:
-    """(packet, ``file#index``) of an Avro file; a damaged one ends early, with a fault."""
+def _packets(
+    path: Path, faults: list[Fault], notes: list[str], known: list[Any]
+) -> Iterator[tuple[Packet, str]]:
+    """(packet, ``file#index``) of an Avro file; a damaged one ends early, with a fault. `known`: see `_reader`."""
     import fastavro
 
     index = 0
     try:
         with open(path, "rb") as file:
-            written = fastavro.reader(file).writer_schema
-            namespace = _namespace(written)
+            records = _reader(file, known)
+            namespace = _namespace(records.writer_schema)
             _say_schema(path, namespace, faults, notes)
-            file.seek(0)
-            records: Any = fastavro.reader(file, reader_schema=_pruned(written))
             for record in records:
                 source = f"{path}#{index}"
                 packet = packet_of(record, f"{path.stem}#{index}", namespace)
@@ -310,6 +334,19 @@ def _packets(path: Path, faults: list[Fault], notes: list[str]) -> Iterator[tupl
         said = (str(err).splitlines() or [type(err).__name__])[0][:200]
         found = f"damaged after {index} alerts ({said})"
         faults.append(Fault(path, found, "a whole Avro file", "copy it again"))
+
+
+def _reader(file: IO[bytes], known: list[Any]) -> Any:
+    """Records with only the fields that are read. `known` is kept from file to file: the last one's schema and what is
+    read of it, for to parse a packet's schema takes longer than to decode the packet."""
+    import fastavro
+
+    reader: Any = fastavro.reader(file, reader_schema=known[1] if known else None)
+    if known and reader.writer_schema == known[0]:
+        return reader
+    known[:] = reader.writer_schema, fastavro.parse_schema(_pruned(reader.writer_schema))
+    file.seek(0)
+    return fastavro.reader(file, reader_schema=known[1])
 
 
 def raw_alert(source: str) -> dict[str, Any]:
