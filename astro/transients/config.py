@@ -19,6 +19,9 @@ class TransientsDataConfig(DataConfig):
     survey: Literal["", "lsst", "des", "ztf"] = Field(
         "", description="whose bands the grid has; '' = the data's own"
     )
+    left_out: tuple[str, ...] = Field(
+        (), description="labels kept out of training, to measure how well unknown kinds are noticed"
+    )
     smallest_class: int = Field(10, ge=1, description="classes with fewer objects are left out")
     validation: float = Field(0.1, gt=0, lt=1, description="share of each class's objects")
     test: float = Field(0.2, gt=0, lt=1, description="share of each class's objects")
@@ -40,32 +43,41 @@ class TransientsModelConfig(Config):
     )
     legacy: bool = Field(False, description="redshift steps as published, which mix value and error")
     dropout: float = Field(0.1, ge=0, lt=1)
+    trees: bool = Field(
+        True, description="pool the network with boosted trees on summary numbers; validation weighs them"
+    )
 
 
 class TransientsTrainConfig(TrainConfig):
     batch_size: int = Field(64, ge=1, description="light curves per optimiser step, summed over all devices")
     lr: float = Field(3e-3, gt=0, description="peak learning rate")
     clip_norm: float = Field(1.0, ge=0, description="gradient norm limit; 0 = off")
-    imbalance: Literal["weights", "adjust", "none", "legacy"] = Field(
-        "weights",
-        description="weights: flat log-loss over the training set; adjust: logits shifted by class rates",
+    imbalance: Literal["adjust", "weights", "none", "legacy"] = Field(
+        "adjust",
+        description="adjust: logits shifted by class rates; weights: flat log-loss over the training set",
     )
-    truncations: int = Field(
-        1, ge=0, description="copies of each training curve cut at a random day, beside the whole"
+    copies: int = Field(
+        4,
+        ge=0,
+        description="altered copies of each training curve: fainter, noisier, thinned, half of them cut",
     )
+    tree_copies: int = Field(4, ge=0, description="how many of them the trees are grown on as well")
     hide_redshift: float = Field(
         0.3, ge=0, le=1, description="share of training objects whose redshift is hidden"
     )
 
 
 class TransientsPredictConfig(Config):
-    priors: dict[str, float] = Field({}, description="class rates to assume instead of the training set's")
+    rates: Literal["flat", "between", "training"] = Field(
+        "between",
+        description="class rates the probabilities assume: equal, the training set's, or their geometric mean",
+    )
+    priors: dict[str, float] = Field({}, description="class rates of your own, in place of `rates`")
     batch: int = Field(512, ge=1, description="light curves at once")
 
 
 class EvaluateConfig(Config):
     days: tuple[float, ...] = Field((2, 5, 10, 20, 50), description="days since first detection to score at")
-    trees: bool = Field(True, description="boosted trees on summary numbers beside the network")
 
 
 class TransientsConfig(RunConfig):
@@ -80,6 +92,9 @@ class TransientsConfig(RunConfig):
         if self.data.validation + self.data.test >= 1:
             raise ValueError("data.validation and data.test leave nothing to train on")
         odd = sorted(set(self.predict.priors) - set(self.data.classes)) if self.data.classes else []
+        both = sorted(set(self.data.left_out) & set(self.data.classes))
+        if both:
+            raise ValueError(f"data.left_out: {both[0]!r} is among data.classes; it cannot be both")
         if odd:
             raise ValueError(f"predict.priors: {odd[0]!r} is no class; one of {', '.join(self.data.classes)}")
         return self

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from astro.transients.augment import altered
 from astro.transients.config import TransientsConfig, TransientsDataConfig
-from astro.transients.grids import inputs_of, until
+from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import OK, LightCurve
 from astro.transients.read import Reading, read_all
 from astro.transients.t2 import Inputs
@@ -76,7 +77,8 @@ def infer(config: TransientsConfig) -> dict[str, Any]:
 
 def kept_classes(curves: Sequence[LightCurve], data: TransientsDataConfig) -> tuple[str, ...]:
     number = Counter(str(curve.label) for curve in curves)
-    return tuple(sorted(name for name, count in number.items() if count >= data.smallest_class))
+    known = (name for name, count in number.items() if count >= data.smallest_class)
+    return tuple(sorted(name for name in known if name not in data.left_out))
 
 
 def split(
@@ -120,7 +122,7 @@ class TransientsData(pl.LightningDataModule):
 
     @cached_property
     def curves(self) -> list[LightCurve]:
-        """Labelled objects of the configuration's classes, in input order."""
+        """Labelled objects of the classes to learn, in input order."""
         names = set(self.config.data.classes)
         return [curve for curve in reading_of(self.config).checked() if curve.label in names]
 
@@ -134,15 +136,20 @@ class TransientsData(pl.LightningDataModule):
         return [curve for curve in found if curve.status == OK] if part != "test" else found
 
     @cached_property
+    def unknown(self) -> list[LightCurve]:
+        """Objects of the classes left out of training."""
+        return [c for c in reading_of(self.config).checked() if c.label in self.config.data.left_out]
+
+    def copies(self, number: int) -> list[LightCurve]:
+        """The training objects, then `number` altered copies of all, the first ones the same whatever `number`."""
+        curves = self.part("train")
+        draw = np.random.default_rng(self.config.seed)
+        return [*curves, *(altered(curve, draw) for _ in range(number) for curve in curves if len(curve))]
+
+    @cached_property
     def train_set(self) -> Objects:
-        """The training objects and their truncated copies."""
-        curves, draw = self.part("train"), np.random.default_rng(self.config.seed)
-        copies = [
-            until(curve, float(draw.exponential(20.0)) + 1.0)
-            for _ in range(self.config.train.truncations)
-            for curve in curves
-        ]
-        return self.objects([*curves, *(curve for curve in copies if len(curve) >= 3)])
+        """The training objects and their altered copies."""
+        return self.objects(self.copies(self.config.train.copies))
 
     @cached_property
     def val_set(self) -> Objects:
@@ -150,8 +157,12 @@ class TransientsData(pl.LightningDataModule):
 
     def objects(self, curves: Sequence[LightCurve]) -> Objects:
         data = self.config.data
-        labels = torch.tensor([data.classes.index(str(curve.label)) for curve in curves])
-        return Objects(inputs_of(curves, data.survey, data.grid), labels, [curve.id for curve in curves])
+        inputs = inputs_of(curves, data.survey, data.grid, shown=True)
+        return Objects(inputs, torch.from_numpy(self.labels(curves)), [curve.id for curve in curves])
+
+    def labels(self, curves: Sequence[LightCurve]) -> NDArray[np.int64]:
+        number = {name: k for k, name in enumerate(self.config.data.classes)}
+        return np.array([number[str(curve.label)] for curve in curves], np.int64)
 
     def counts(self) -> list[int]:
         """Training objects of each class, copies included."""

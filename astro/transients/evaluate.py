@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
 from astro.transients.config import TransientsConfig
 from astro.transients.data import TransientsData, infer
@@ -26,7 +28,7 @@ from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import OK, WAVELENGTHS, Floats, LightCurve
 from astro.transients.metrics import KAGGLE_WEIGHTS, bootstrap, log_loss, recalls, summary
 from astro.transients.predict import TransientsPredictor
-from astro.transients.trees import Trees
+from astro.transients.task import grow
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, UsageError
 from shared.io.atomic import atomic_write_text
@@ -34,6 +36,11 @@ from shared.pipeline import Evaluation
 from shared.plots.style import save_png
 
 Labels = Any
+CONVENTIONS = (
+    "log_loss is flat over the classes present and global, not a mean over batches, of the probabilities at equal "
+    "class rates; log_loss_weighted has PLAsTiCC's class weights. Calibration (ece, brier) is that of the "
+    "probabilities at the training set's class rates; everything else that of the answers as given, at predict.rates.",
+)
 
 
 @dataclass(slots=True)
@@ -44,6 +51,10 @@ class TransientsEvaluation(Evaluation):
     """One row a class: objects, recall with its interval, AUC, average precision."""
     days: list[dict[str, Any]] = field(default_factory=list)
     """One row a number of days since first detection."""
+    rates: list[dict[str, Any]] = field(default_factory=list)
+    """One row a choice of ``predict.rates``."""
+    unknown: list[dict[str, Any]] = field(default_factory=list)
+    """One row a score of how unlike any class an object is."""
 
 
 def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsEvaluation:
@@ -69,27 +80,82 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     labels = np.array([names.index(str(curve.label)) for curve in curves])
     table = predictor.table(curves)
     p = table[[f"p_{name}" for name in names]].to_numpy()
-    weights = [KAGGLE_WEIGHTS.get(name, 1.0) for name in names]
-    metrics = {"objects": float(len(curves)), **summary(labels, p, names, weights)}
+    flat, parts = _flat_probabilities(predictor, curves)
+    metrics = {"objects": float(len(curves)), **_scores(predictor, labels, p, flat)}
     what = "the test part" if own else "every labelled object; the model was trained on other data"
     result = TransientsEvaluation(
-        metrics, notes=[f"Scored: {what}, {len(curves):,} objects.", *_status_notes(table)]
-    )
-    result.notes.append(
-        "log_loss is flat over the classes present and global, not a mean over batches; log_loss_weighted has "
-        "PLAsTiCC's class weights."
+        metrics, notes=[f"Scored: {what}, {len(curves):,} objects.", *_status_notes(table), *CONVENTIONS]
     )
     out.mkdir(parents=True, exist_ok=True)
-    if own and config.evaluate.trees:
-        _beside(result, data, curves, labels, config.seed)
+    result.rates = _by_rates(predictor, labels, flat)
+    if not predictor.config.model.trees and own:
+        parts["trees"] = _other_trees(data, curves)
+    for name, probability in parts.items():
+        found = summary(labels, predictor.at_rates(probability, predictor.priors), names)
+        found["log_loss"] = log_loss(labels, probability)
+        result.metrics |= {
+            f"{name}_{key}": found[key] for key in ("log_loss", "accuracy", "balanced_accuracy", "auc_macro")
+        }
+    if data.unknown:
+        result.unknown = _noticed(table, predictor.table(data.unknown))
+        result.metrics |= {f"unknown_auc_{row['score']}": row["auc"] for row in result.unknown}
     result.days = _by_days(predictor, config, curves, labels)
     result.classes = _by_class(labels, p, names, metrics)
     result.table = _rows(table, curves, labels, p, names)
     atomic_write_text(
         out / "test.csv", table.assign(label=[str(c.label) for c in curves]).to_csv(index=False)
     )
-    result.figures = _figures(predictor, result, curves, labels, p, out)
+    result.figures = _figures(predictor, result, curves, labels, p, flat, out)
     return result
+
+
+def _flat_probabilities(
+    predictor: TransientsPredictor, curves: Sequence[LightCurve]
+) -> tuple[Floats, dict[str, Floats]]:
+    """(N, K) at equal class rates, all equal where nothing can be said; and of the network and the trees alone."""
+    rows, _ = predictor.usable(curves)
+    found = predictor.answers([curves[i] for i in rows])
+    logits = {"both": found.logits, "network": found.network}
+    if predictor.config.model.trees:
+        logits["trees"] = found.trees
+    out = {
+        name: np.full((len(curves), len(predictor.classes)), 1 / len(predictor.classes)) for name in logits
+    }
+    for name, values in logits.items():
+        out[name][rows] = softmax(values, axis=1)
+    return out.pop("both"), out
+
+
+def _scores(predictor: TransientsPredictor, labels: Labels, p: Floats, flat: Floats) -> dict[str, float]:
+    """Of the answers `p`; losses are those of equal class rates, calibration that of the training set's."""
+    names = predictor.classes
+    weights = [KAGGLE_WEIGHTS.get(name, 1.0) for name in names]
+    found = summary(labels, p, names)
+    at_training = predictor.at_rates(flat, predictor.rates)
+    found |= {"log_loss": log_loss(labels, flat), "log_loss_weighted": log_loss(labels, flat, weights)}
+    kept = summary(labels, at_training, names)
+    return found | {"ece": kept["ece"], "brier": kept["brier"]}
+
+
+def _by_rates(predictor: TransientsPredictor, labels: Labels, flat: Floats) -> list[dict[str, Any]]:
+    """What each choice of ``predict.rates`` gives."""
+    rows = []
+    for kind in ("flat", "between", "training"):
+        found = summary(labels, predictor.at_rates(flat, predictor.class_rates(kind)), predictor.classes)
+        rows.append({"rates": kind} | {key: found[key] for key in ("accuracy", "balanced_accuracy", "ece")})
+    return rows
+
+
+def _noticed(known: pd.DataFrame, unknown: pd.DataFrame) -> list[dict[str, Any]]:
+    """How well each score tells objects of the classes left out from those of the test part: area under the ROC."""
+    truth, rows = np.repeat([0, 1], [len(known), len(unknown)]), []
+    for name in ("doubt", "energy", "distance"):
+        values = np.concatenate([known[name], unknown[name]]).astype(float)
+        said = np.isfinite(values)
+        rows.append(
+            {"score": name, "auc": float(roc_auc_score(truth[said], values[said])), "objects": len(unknown)}
+        )
+    return rows
 
 
 def _status_notes(table: pd.DataFrame) -> list[str]:
@@ -97,30 +163,13 @@ def _status_notes(table: pd.DataFrame) -> list[str]:
     return [f"{count} objects with status “{name}”, scored with what they get" for name, count in odd.items()]
 
 
-def _beside(
-    result: TransientsEvaluation,
-    data: TransientsData,
-    curves: Sequence[LightCurve],
-    labels: Labels,
-    seed: int,
-) -> None:
-    """The baseline: boosted trees on summary numbers, grown on the same training part."""
-    names, bands = data.config.data.classes, list(WAVELENGTHS[data.config.data.survey])
-    train = data.part("train")
-    truth = np.array([names.index(str(curve.label)) for curve in train])
-    with_z = data.config.model.redshift != "none"
-    x = features(train, bands, with_z)
-    trees = Trees.fit(x, truth, len(names), seed=seed)
-    p = trees.probabilities(features(curves, bands, with_z))
-    found = summary(labels, p, names)
-    kept = ("log_loss", "accuracy", "balanced_accuracy", "auc_macro")
-    result.metrics |= {f"trees_{name}": found[name] for name in kept}
-    better = found["accuracy"] > result.metrics["accuracy"]
-    result.notes.append(
-        f"Boosted trees on summary numbers, same objects: accuracy {found['accuracy']:.3f}, balanced "
-        f"{found['balanced_accuracy']:.3f}, log-loss {found['log_loss']:.3f}"
-        + ("; more often right than the network." if better else ".")
-    )
+def _other_trees(data: TransientsData, curves: Sequence[LightCurve]) -> Floats:
+    """The baseline of a model without trees, grown on the same objects and copies; at equal class rates."""
+    config = data.config
+    bands, with_z = list(WAVELENGTHS[config.data.survey]), config.model.redshift != "none"
+    train = data.copies(min(config.train.tree_copies, config.train.copies))
+    trees = grow(features(train, bands, with_z), data.labels(train), config)
+    return trees.probabilities(features(curves, bands, with_z))
 
 
 def _by_days(
@@ -178,6 +227,7 @@ def _figures(
     curves: Sequence[LightCurve],
     labels: Labels,
     p: Floats,
+    flat: Floats,
     out: Path,
 ) -> dict[str, Path]:
     names = predictor.classes
@@ -186,9 +236,8 @@ def _figures(
             labels, p, names
         ),
         "ROC and precision-recall curve of each class against the others.": ranking_figure(labels, p, names),
-        "Reliability: how often the most probable class was right, by its probability.": reliability_figure(
-            labels, p
-        ),
+        "Reliability at the training set's class rates: how often the most probable class was right, by its "
+        "probability.": reliability_figure(labels, predictor.at_rates(flat, predictor.rates)),
         "Scores against days since first detection.": days_figure(result.days),
     }
     own = p[np.arange(len(labels)), labels]
@@ -198,7 +247,7 @@ def _figures(
         some = [curves[i] for i in chosen]
         data = predictor.config.data
         inputs = inputs_of(some, data.survey, data.grid)
-        maps = activation_maps(predictor.network, inputs.to(predictor.device)).cpu()
+        maps = activation_maps(predictor.model.network, inputs.to(predictor.device)).cpu()
         titles = [
             f"{n}: {names[labels[i]]}, p = {own[i]:.2f}" for n, i in zip(("Worst", "Median", "Best"), chosen)
         ]

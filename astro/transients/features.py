@@ -34,6 +34,8 @@ OBJECT = (
 POINTS = ("points", "highest", "lowest", "highest_snr", "time_of_highest", "share_detected", "noise")
 FIT = ("peak", "time_of_peak", "rise", "decline")
 MARKS = (*(f"day{p:+.0f}" for p in PHASES), *(f"days{a:+.0f}to{b:+.0f}" for a, b in pairwise(EDGES)))
+REDSHIFT = ("redshift", "redshift_error", "log_luminosity", "rest_span")
+"""With the last two in units of flux times Mpc² and days before the expansion stretched them."""
 COLOURS = ("highest", "peak", *MARKS)
 """Of which neighbouring bands are compared."""
 
@@ -55,7 +57,7 @@ def feature_names(bands: Sequence[str], redshift: bool = False) -> list[str]:
         names += [f"{name}_{band}" for name in (*POINTS, *_extractor().names, *FIT, *MARKS)]
     for a, b in pairwise(bands):
         names += [f"{a}{b}_{name}" for name in COLOURS]
-    return names + (["redshift", "redshift_error"] if redshift else [])
+    return names + (list(REDSHIFT) if redshift else [])
 
 
 def features(
@@ -63,7 +65,7 @@ def features(
 ) -> NDArray[np.float32]:
     """(N, F), NaN where undefined; the columns depend on `bands` alone, the values not on the order of points.
 
-    Points in other bands count in the object's own numbers only. `redshift`: it and its error are the last columns.
+    Points in other bands count in the object's own numbers only. `redshift`: `REDSHIFT` are the last columns.
     """
     prepared = [_prepared(curve) for curve in curves]
     whole = np.full((len(curves), len(OBJECT)), np.nan)
@@ -83,11 +85,22 @@ def features(
     colours = np.diff(np.arcsinh(np.concatenate([highest, peak, shape, binned], 2) / SOFT), axis=1)
     tables = [whole, by_band, colours]
     if redshift:
-        tables.append(np.array([[c.redshift, c.redshift_error] for c in curves], float).reshape(-1, 2))
+        tables.append(_distant(curves, whole))
     with np.errstate(over="ignore"):
         values = np.concatenate([_flat(table) for table in tables], 1).astype(np.float32)
     values[~np.isfinite(values)] = np.nan
     return values
+
+
+def _distant(curves: Sequence[LightCurve], whole: Floats) -> Floats:
+    """(N, 4) `REDSHIFT`; the distance is Planck 2018's."""
+    from astropy.cosmology import Planck18
+
+    z, error = np.array([[c.redshift, c.redshift_error] for c in curves], float).reshape(-1, 2).T
+    away = np.full(len(z), np.nan)
+    away[z > 0] = Planck18.luminosity_distance(z[z > 0]).to_value("Mpc")
+    brightness, span = (whole[:, OBJECT.index(name)] for name in ("log_flux", "span"))
+    return np.stack([z, error, brightness + 2 * np.log(away), span / (1 + z)], 1)
 
 
 def _flat(table: Floats) -> Floats:

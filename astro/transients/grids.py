@@ -11,14 +11,23 @@ import torch
 from astro.transients import gp
 from astro.transients.lightcurve import WAVELENGTHS, LightCurve
 from astro.transients.t2 import Inputs
+from shared.progress import Progress
 
 CHUNK = 2048
 """Light curves fitted at once."""
 
 
-def inputs_of(curves: Sequence[LightCurve], survey: str, times: int) -> Inputs:
-    """The Gaussian process's grid of every curve in all bands of `survey`, after trimming; float32."""
-    parts = [_inputs(curves[i : i + CHUNK], survey, times) for i in range(0, len(curves), CHUNK)]
+def inputs_of(curves: Sequence[LightCurve], survey: str, times: int, shown: bool = False) -> Inputs:
+    """The Gaussian process's grid of every curve in all bands of `survey`, after trimming; float32.
+
+    `shown`: progress is, where there is more than one chunk of them.
+    """
+    parts = []
+    with Progress(shown=shown and len(curves) > CHUNK) as progress:
+        task = progress.task("light curves to grids", len(curves))
+        for start in range(0, len(curves), CHUNK):
+            parts.append(_inputs(curves[start : start + CHUNK], survey, times))
+            task.update(min(start + CHUNK, len(curves)))
     return Inputs(*(torch.cat(each) for each in zip(*parts)))
 
 

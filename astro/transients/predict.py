@@ -6,18 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 
+from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
 from astro.transients.decide import doubt, with_priors
+from astro.transients.gp import FEWEST
 from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
 from astro.transients.read import files_in, read_all, read_frame, stem
-from astro.transients.task import build_network
 from shared.bundle import Bundle
 from shared.config import merge, nested
 from shared.errors import DataInvalid, ItemError
@@ -25,6 +27,23 @@ from shared.io.atomic import atomic_write_text
 from shared.pipeline import Item, Predictor, Tick, error_faults
 
 MAX_REQUEST_CHARACTERS = 5_000_000
+
+
+class Answers(NamedTuple):
+    """Of N objects, at equal class rates."""
+
+    network: Floats
+    """(N, K) logits of the network alone"""
+    trees: Floats
+    """(N, K) ln p of the trees alone"""
+    logits: Floats
+    """(N, K) of both"""
+    pooled: Floats
+    """(N, C) the network's features"""
+
+
+def _shares(values: Floats) -> Floats:
+    return values / values.sum()
 
 
 @dataclass(frozen=True)
@@ -50,74 +69,78 @@ class TransientsPredictor(Predictor):
             over = merge(over, nested(path.split("."), value))
         self.config: TransientsConfig = bundle.config(TransientsConfig, over or None)
         self.classes = self.config.data.classes
-        self.network = bundle.load_into(build_network(self.config))
+        self.model = Classifier(self.config)
+        self.model.make_room(bundle.state_dict())
+        bundle.load_into(self.model)
+        self.distances = self.model.distances
         counts = bundle.schema["transients"]["class_counts"]
-        rates = np.array([counts[name] for name in self.classes], np.float64)
-        self.rates: Floats = rates / rates.sum()
+        self.rates: Floats = _shares(np.array([counts[name] for name in self.classes], np.float64))
         # Column names are those of the user's files now, not of the training set's.
         self.read = self.config.data.read.model_copy(update={"metadata": None, "format": "auto"})
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.network.to(self.device)
+        self.model.to(self.device)
 
     # ------------------------------------------------------------ probabilities
 
     @property
     def priors(self) -> Floats:
-        """Class rates of the answers: flat as the training loss, or those of ``predict.priors``."""
-        given = self.config.predict.priors
-        if not given:
-            return self.trained_rates
-        new = np.array([given.get(name, 0.0) for name in self.classes])
-        return new / new.sum()
+        """Class rates of the answers: ``predict.priors``, or what ``predict.rates`` says."""
+        if given := self.config.predict.priors:
+            return _shares(np.array([given.get(name, 0.0) for name in self.classes]))
+        return self.class_rates(self.config.predict.rates)
 
-    @property
-    def trained_rates(self) -> Floats:
-        """Class rates that the network's answers assume: flat where its loss counts every class alike."""
-        return (
-            self.rates
-            if self.config.train.imbalance == "none"
-            else np.full(len(self.classes), 1 / len(self.classes))
-        )
+    def class_rates(self, kind: str) -> Floats:
+        """``flat``, ``training`` or, ``between``, their geometric mean."""
+        return _shares(self.rates ** {"flat": 0.0, "between": 0.5, "training": 1.0}[kind])
+
+    def at_rates(self, flat: Floats, rates: Floats) -> Floats:
+        """(N, K) at class rates `rates`; `flat` assumes equal ones, as the pooled logits do."""
+        return with_priors(flat, np.full(len(self.classes), 1 / len(self.classes)), rates)
 
     @torch.no_grad()
-    def logits(self, curves: Sequence[LightCurve]) -> Floats:
-        """(N, K) of objects with status ok, before the temperature."""
-        data, size, parts = self.config.data, self.config.predict.batch, []
+    def answers(self, curves: Sequence[LightCurve]) -> Answers:
+        """Of objects with status ok."""
+        data, model, size = self.config.data, self.model, self.config.predict.batch
+        logits, pooled = [], []
         for i in range(0, len(curves), size):
             inputs = inputs_of(curves[i : i + size], data.survey, data.grid).to(self.device)
-            parts.append(self.network(inputs).double().cpu().numpy())
-        return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
+            features = model.network.pooled(inputs)
+            pooled.append(features.double().cpu().numpy())
+            logits.append((model.network.head(features) - model.log_rates).double().cpu().numpy())
+        z, trees = np.concatenate(logits), model.tree_logs(curves)
+        return Answers(z, trees, model.pooled_logits(z, trees), np.concatenate(pooled))
 
     def table(self, curves: Sequence[LightCurve]) -> pd.DataFrame:
         """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is."""
+        rows, status = self.usable(curves)
         p = np.tile(self.priors, (len(curves), 1))
-        unlike = np.full((2, len(curves)), np.nan)
-        status, rows = [curve.status for curve in curves], []
+        unlike = {name: np.full(len(curves), np.nan) for name in ("doubt", "energy", "distance")}
+        if rows:
+            found = self.answers([curves[i] for i in rows])
+            p[rows] = self.at_rates(softmax(found.logits, axis=1), self.priors)
+            scores = doubt(found.logits)
+            unlike["doubt"][rows], unlike["energy"][rows] = scores["max_probability"], scores["energy"]
+            unlike["distance"][rows] = self.distances(found.pooled)
+        columns: dict[str, Any] = {"id": [curve.id for curve in curves], "status": status}
+        given = np.full(len(curves), "", object)
+        given[rows] = np.array(self.classes, object)[p[rows].argmax(1)]
+        columns |= {"class": given} | {f"p_{name}": p[:, k] for k, name in enumerate(self.classes)}
+        columns |= unlike | {"points": [len(curve) for curve in curves]}
+        columns["bands"] = ["".join(b for b in WAVELENGTHS[c.survey] if b in set(c.band)) for c in curves]
+        columns["redshift"] = [curve.redshift for curve in curves]
+        return pd.DataFrame(columns)
+
+    def usable(self, curves: Sequence[LightCurve]) -> tuple[list[int], list[str]]:
+        """Rows that can be classified, and every object's status."""
+        rows, status = [], [curve.status for curve in curves]
         for i, curve in enumerate(curves):
-            if curve.status not in (OK, NEVER_DETECTED) or len(curve) < 3:
+            if curve.status not in (OK, NEVER_DETECTED) or len(curve) < FEWEST:
                 continue
             if self._in_bands(curve):
                 rows.append(i)
             else:
                 status[i] = f"bands of {curve.survey}, {self.config.data.survey} wanted"
-        if rows:
-            logits = self.logits([curves[i] for i in rows])
-            temperature = float(self.network.temperature)
-            scores = doubt(logits, temperature)
-            soft = np.exp(logits / temperature - (logits / temperature).max(1, keepdims=True))
-            soft /= soft.sum(1, keepdims=True)
-            p[rows] = with_priors(soft, self.trained_rates, self.priors)
-            unlike[:, rows] = scores["max_probability"], scores["energy"]
-        found = pd.DataFrame({"id": [curve.id for curve in curves], "status": status})
-        found["class"] = ""
-        found.loc[rows, "class"] = [self.classes[k] for k in p[rows].argmax(1)]
-        for k, name in enumerate(self.classes):
-            found[f"p_{name}"] = p[:, k]
-        found["doubt"], found["energy"] = unlike
-        found["points"] = [len(curve) for curve in curves]
-        found["bands"] = ["".join(b for b in WAVELENGTHS[c.survey] if b in set(c.band)) for c in curves]
-        found["redshift"] = [curve.redshift for curve in curves]
-        return found
+        return rows, status
 
     def _in_bands(self, curve: LightCurve) -> bool:
         return set(map(str, curve.band)) <= set(WAVELENGTHS[self.config.data.survey])

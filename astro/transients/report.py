@@ -13,26 +13,42 @@ if TYPE_CHECKING:
     from shared.report.html import Report
 
 LIMITS = (
-    "It knows the classes it was trained on; anything else gets one of them. `doubt` and `energy` rise with how little "
-    "an object looks like any, but no threshold is right for every survey: measure it on yours.",
-    "Probabilities assume classes as frequent as the training loss counts them (flat by default). For a survey's own "
-    "rates set predict.priors.",
+    "It knows the classes it was trained on; anything else gets one of them. `doubt`, `energy` and `distance` rise "
+    "with how little an object looks like any, but no threshold is right for every survey: measure it on yours.",
+    "Probabilities are stated for class rates: by default halfway, geometrically, between equal ones and the "
+    "training set's (predict.rates). For a survey's own rates set predict.priors.",
     "Scores are those of objects like the training set's. Spectroscopic samples are bright and near; fainter objects "
     "are classified worse than they say.",
 )
 
 
+PARTS: dict[bool, dict[str, str]] = {
+    True: {"": "both", "network_": "network alone", "trees_": "boosted trees alone"},
+    False: {"": "network", "trees_": "boosted trees on summary numbers"},
+}
+
+
 def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluation) -> None:
     """Scores by class and by day, pictures, notes and limits."""
     metrics, classes = evaluation.metrics, getattr(evaluation, "classes", [])
-    if "trees_accuracy" in metrics:
-        report.heading("Beside boosted trees on summary numbers")
-        names = ("accuracy", "balanced_accuracy", "log_loss", "auc_macro")
-        rows = [
-            {"model": "network", **{name: f"{metrics[name]:.3f}" for name in names}},
-            {"model": "boosted trees", **{name: f"{metrics[f'trees_{name}']:.3f}" for name in names}},
-        ]
-        report.table(rows, {"model": "Model", **{name: name.replace("_", " ") for name in names}})
+    report.heading("Network, trees, and both")
+    names = ("accuracy", "balanced_accuracy", "log_loss", "auc_macro")
+    rows = [
+        {"model": title, **{name: f"{metrics[prefix + name]:.3f}" for name in names}}
+        for prefix, title in PARTS[config.model.trees].items()
+        if prefix + "accuracy" in metrics
+    ]
+    report.table(rows, {"model": "Model", **{name: name.replace("_", " ") for name in names}})
+    report.heading("Class rates to assume (predict.rates)")
+    rates = [{key: _text(value) for key, value in row.items()} for row in getattr(evaluation, "rates", [])]
+    report.table(
+        rows=rates,
+        columns={"rates": "Rates", "accuracy": "Accuracy", "balanced_accuracy": "Balanced", "ece": "ECE"},
+    )
+    if unknown := getattr(evaluation, "unknown", []):
+        report.heading("Kinds left out of training: are they noticed?")
+        table = [{key: _text(value) for key, value in row.items()} for row in unknown]
+        report.table(table, {"score": "Score", "auc": "ROC AUC", "objects": "Objects"})
     report.heading("Classes")
     columns = {
         "class": "Class",
@@ -50,6 +66,10 @@ def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluatio
         report.figure(path, caption)
     report.heading("How to read the numbers")
     report.items([*evaluation.notes, *LIMITS])
+
+
+def _text(value: Any) -> Any:
+    return f"{value:.3f}" if isinstance(value, float) else value
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +95,7 @@ def card_text(config: TransientsConfig, evaluation: Evaluation, facts: DataFacts
         f"- Bands: {data.survey}; flux at zero point 27.5; grid of {data.grid} times by a Gaussian process\n"
         f"- Network: {model.backbone if isinstance(model.backbone, str) else 'own keys'}; channels "
         f"{', '.join(model.channels)}; redshift: {model.redshift}\n"
+        f"- Boosted trees beside it: {'yes' if model.trees else 'no'}\n"
         f"- Training data: {origin}\n\n"
         "## What it is not for\n\n" + "".join(f"- {limit}\n" for limit in LIMITS)
     )

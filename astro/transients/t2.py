@@ -64,7 +64,6 @@ class TransientNetwork(nn.Module):
     flux_scale: Tensor
     z_centre: Tensor
     z_scale: Tensor
-    temperature: Tensor
 
     def __init__(
         self,
@@ -103,7 +102,6 @@ class TransientNetwork(nn.Module):
             self.register_buffer(name, torch.full((size,), float(start)))
         for name, start in (("z_centre", 0), ("z_scale", 1)):
             self.register_buffer(name, torch.full((2,), float(start)))
-        self.register_buffer("temperature", torch.ones(()))
 
     @torch.no_grad()
     def fit_scaling(self, inputs: Inputs) -> None:
@@ -169,10 +167,6 @@ class TransientNetwork(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         logits: Tensor = self.head(self.dropout(self.pooled(inputs)))
         return logits
-
-    def probabilities(self, inputs: Inputs) -> Tensor:
-        """(B, K), at the temperature that calibration found."""
-        return (self(inputs) / self.temperature).softmax(-1)
 
 
 def redshift_dropout(inputs: Inputs, share: float, generator: torch.Generator | None = None) -> Inputs:

@@ -5,37 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
-from astro.transients.decide import fit_temperature
-from astro.transients.lightcurve import WAVELENGTHS
+from astro.transients.lightcurve import Floats
 from astro.transients.losses import TransientLoss
 from astro.transients.metrics import log_loss
-from astro.transients.t2 import TransientNetwork, redshift_dropout
+from astro.transients.t2 import redshift_dropout
+from astro.transients.trees import Trees
 from shared.training.fit import FitResult
 from shared.training.fit import fit as general_fit
 from shared.training.optim import optimizer_config
 
 if TYPE_CHECKING:
-    from astro.transients.data import Batch, TransientsData
+    from astro.transients.data import Batch, Objects, TransientsData
 
-
-def build_network(config: TransientsConfig) -> TransientNetwork:
-    data, model = config.data, config.model
-    return TransientNetwork(
-        len(data.classes),
-        len(WAVELENGTHS[data.survey]),
-        backbone=model.backbone,
-        length=data.grid,
-        channels=model.channels,
-        flux=model.flux,
-        redshift=model.redshift,
-        legacy=model.legacy,
-        dropout=model.dropout,
-    )
+LARGE = 10_000
+"""Objects and copies from which on trees may have more leaves."""
 
 
 class TransientsTask(pl.LightningModule):
@@ -44,20 +35,24 @@ class TransientsTask(pl.LightningModule):
     def __init__(self, config: TransientsConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = build_network(config)
+        self.network = Classifier(config)
         self.loss = TransientLoss([1] * len(config.data.classes), config.train.imbalance)
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def learn_from(self, data: TransientsData) -> None:
         """Scaling and class rates of the training part; the weights are not touched."""
-        self.network.fit_scaling(data.train_set.inputs)
-        self.loss = TransientLoss(data.counts(), self.config.train.imbalance)
+        counts = data.counts()
+        self.network.network.fit_scaling(data.train_set.inputs)
+        self.loss = TransientLoss(counts, self.config.train.imbalance)
+        if self.config.train.imbalance == "none":
+            rates = np.maximum(counts, 1) / sum(counts)
+            self.network.log_rates.copy_(torch.from_numpy(np.log(rates)))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         inputs, labels = batch
-        if self.network.redshift != "none":
+        if self.network.with_redshift:
             inputs = redshift_dropout(inputs, self.config.train.hide_redshift)
-        loss: Tensor = self.loss(self.network(inputs), labels)
+        loss: Tensor = self.loss(self.network.network(inputs), labels)
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -75,19 +70,53 @@ class TransientsTask(pl.LightningModule):
 
 
 def fit(config: TransientsConfig, task: TransientsTask, data: TransientsData, context: Any) -> FitResult:
-    """The general training, then the temperature that calibrates it on the validation part (each class alike)."""
+    """The general training; then trees beside the network, and the validation part says how much each counts."""
     task.learn_from(data)
     result = general_fit(config, task, data, context)
-    task.network.load_state_dict(result.state_dict)
-    task.network.eval()
-    with torch.no_grad():
-        logits = torch.cat(
-            [task.network(data.val_set.inputs.take(rows)) for rows in _chunks(len(data.val_set))]
-        )
-    found = fit_temperature(logits.numpy(), data.val_set.labels.numpy())
-    task.network.temperature.fill_(found)
-    context.say(f"calibrated on {len(data.val_set)} validation objects: temperature {found:.3f}")
-    return replace(result, state_dict={k: v.detach().cpu() for k, v in task.network.state_dict().items()})
+    model = task.network
+    model.load_state_dict(result.state_dict)
+    model.eval()
+    pooled, labels = _pooled(model, data.train_set, len(data.part("train")))
+    model.fit_distances(pooled, labels)
+    if model.grown is not None:
+        context.say("growing boosted trees on summary numbers")
+        curves = data.copies(min(config.train.tree_copies, config.train.copies))
+        model.grown.put(grow(model.numbers(curves), data.labels(curves), config))
+    curves, labels = data.part("val"), data.val_set.labels.numpy()
+    model.fit_pool(_logits(model, data.val_set), model.tree_logs(curves), labels)
+    context.say(
+        f"weighed on {len(curves)} validation objects: network at temperature {float(model.temperature):.2f}"
+        + (f", trees counting {float(model.trees_weight):.2f}" if model.grown is not None else "")
+    )
+    return replace(result, state_dict={k: v.detach().cpu() for k, v in model.state_dict().items()})
+
+
+def grow(numbers: NDArray[Any], labels: NDArray[Any], config: TransientsConfig) -> Trees:
+    """Trees of moderate size, as `tree_copies` of few objects ask for; every class counts alike."""
+    return Trees.fit(
+        numbers,
+        labels,
+        len(config.data.classes),
+        config.seed,
+        rounds=200,
+        leaves=15 if len(labels) > LARGE else 8,
+        smallest_leaf=40,
+        ridge=30.0,
+        share=0.2,
+    )
+
+
+@torch.no_grad()
+def _logits(model: Classifier, objects: Objects) -> Floats:
+    parts = [model(objects.inputs.take(rows)) for rows in _chunks(len(objects))]
+    return torch.cat(parts).double().numpy()
+
+
+@torch.no_grad()
+def _pooled(model: Classifier, objects: Objects, first: int) -> tuple[Floats, NDArray[Any]]:
+    """Pooled features and labels of the `first` objects, which are the unaltered ones."""
+    parts = [model.network.pooled(objects.inputs.take(rows)) for rows in _chunks(first)]
+    return torch.cat(parts)[:first].double().numpy(), objects.labels[:first].numpy()
 
 
 def _chunks(count: int) -> list[slice]:

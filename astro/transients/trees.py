@@ -108,12 +108,12 @@ class Trees:
         children = np.stack([np.where(leaf, own, nodes[side] + offset) for side in ("left", "right")], 1)
         return cls(
             nodes["feature_idx"].astype(np.int32),
-            nodes["num_threshold"].astype(np.float64),
+            _single(nodes["num_threshold"]),
             children.astype(np.int32),
             1 - nodes["missing_go_to_left"].astype(np.int8),
-            np.where(leaf, nodes["value"], 0.0),
+            np.where(leaf, nodes["value"], 0.0).astype(np.float32).astype(np.float64),
             start[:-1].reshape(len(grown._predictors), -1).astype(np.int32),
-            np.asarray(grown._baseline_prediction, np.float64).reshape(-1),
+            np.asarray(grown._baseline_prediction, np.float32).astype(np.float64).reshape(-1),
             np.asarray(grown.classes_, np.int64),
             np.array([int(nodes["depth"].max()), classes, grown.n_features_in_]),
         )
@@ -156,6 +156,12 @@ class Trees:
         if set(state) != wanted:
             raise ValueError(f"arrays {', '.join(sorted(state))}; {', '.join(sorted(wanted))} wanted")
         return cls(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
+
+
+def _single(threshold: Floats) -> Floats:
+    """Numbers of single precision, as a bundle keeps them, that part single-precision features as `threshold` does."""
+    near = threshold.astype(np.float32)
+    return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float64)
 
 
 def _held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

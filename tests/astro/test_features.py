@@ -122,10 +122,14 @@ def test_faint_and_negative_curves_have_numbers() -> None:
 def test_redshift_only_where_wanted() -> None:
     one = curve(redshift=0.3, redshift_error=0.05)
     with_z = features([one, curve()], BANDS, redshift=True)
-    assert feature_names(BANDS, redshift=True)[-2:] == ["redshift", "redshift_error"]
-    np.testing.assert_allclose(with_z[0, -2:], [0.3, 0.05], rtol=1e-6)
-    assert np.isnan(with_z[1, -2:]).all()
-    np.testing.assert_array_equal(with_z[:, :-2], features([one, curve()], BANDS))
+    names = ["redshift", "redshift_error", "log_luminosity", "rest_span"]
+    assert feature_names(BANDS, redshift=True)[-4:] == names
+    # 1,600 Mpc at z = 0.3 (Planck 2018), and a third as many days again stretched out of what it lasted.
+    bright = np.log(one.flux.max()) + 2 * np.log(1600)
+    np.testing.assert_allclose(with_z[0, -4:], [0.3, 0.05, bright, np.ptp(one.time) / 1.3], rtol=2e-3)
+    assert np.isnan(with_z[1, -4:]).all()
+    assert np.isnan(features([curve(redshift=0.0)], BANDS, redshift=True)[0, -2])
+    np.testing.assert_array_equal(with_z[:, :-4], features([one, curve()], BANDS))
     assert features([], BANDS, redshift=True).shape == (0, with_z.shape[1])
 
 
@@ -136,12 +140,16 @@ def test_redshift_only_where_wanted() -> None:
 def test_evaluator_is_sklearns(classes: int) -> None:
     x, y = table()
     x[:, 5], y = x[:, 0], np.minimum(y, classes - 1)
+    x = x.astype(np.float32)
     grown = HistGradientBoostingClassifier(max_iter=30, random_state=0).fit(x, y)
     trees = Trees.from_sklearn(grown, classes)
-    # Values the trees were not grown on, of one row or many, missing or at a threshold itself.
+    # Values the trees were not grown on, of one row or many, missing or at a threshold itself; features are of single
+    # precision, and so are the trees' numbers, for a bundle keeps no others.
     fresh = np.concatenate([x, table()[0][:, ::-1], np.full((1, 6), np.nan)])
-    fresh = np.concatenate([fresh, np.resize(trees.threshold, (50, 6))])
-    np.testing.assert_allclose(trees.probabilities(fresh), grown.predict_proba(fresh), atol=1e-12)
+    fresh = np.concatenate([fresh, np.resize(trees.threshold, (50, 6))]).astype(np.float32)
+    np.testing.assert_allclose(trees.probabilities(fresh), grown.predict_proba(fresh), atol=1e-6)
+    for array in (trees.threshold, trees.value, trees.baseline):
+        np.testing.assert_array_equal(array, array.astype(np.float32))
     np.testing.assert_allclose(trees.probabilities(fresh[:1]), trees.probabilities(fresh)[:1], atol=1e-12)
 
 

@@ -90,8 +90,8 @@ def test_legacy_interleaves_them_in_both_tokens() -> None:
 def test_an_object_alone_is_what_it_is_in_a_batch(flux: Any, redshift: Any) -> None:
     model = network(channels=CHANNELS, flux=flux, redshift=redshift)
     data = inputs(512)
-    alone = torch.cat([model.probabilities(data.take(slice(i, i + 1))) for i in (0, 1, 300, 511)])
-    torch.testing.assert_close(alone, model.probabilities(data)[[0, 1, 300, 511]], rtol=0, atol=1e-5)
+    alone = torch.cat([model(data.take(slice(i, i + 1))).softmax(1) for i in (0, 1, 300, 511)])
+    torch.testing.assert_close(alone, model(data).softmax(1)[[0, 1, 300, 511]], rtol=0, atol=1e-5)
     torch.testing.assert_close(alone.sum(1), torch.ones(4))
 
 
