@@ -98,7 +98,8 @@ def _distant(curves: Sequence[LightCurve], whole: Floats) -> Floats:
 
     z, error = np.array([[c.redshift, c.redshift_error] for c in curves], float).reshape(-1, 2).T
     away = np.full(len(z), np.nan)
-    away[z > 0] = Planck18.luminosity_distance(z[z > 0]).to_value("Mpc")
+    if (z > 0).any():
+        away[z > 0] = Planck18.luminosity_distance(z[z > 0]).to_value("Mpc")
     brightness, span = (whole[:, OBJECT.index(name)] for name in ("log_flux", "span"))
     return np.stack([z, error, brightness + 2 * np.log(away), span / (1 + z)], 1)
 
