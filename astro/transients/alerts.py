@@ -7,19 +7,19 @@ in the file, and a curve's `source` says which packet that is (``file#3``): `raw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
-from astro.transients import photometry, surveys
-from astro.transients.columns import banded
+from astro.transients import photometry
 from astro.transients.config_read import ReadConfig
+from astro.transients.history import DETECTION, FORCED, NEVER, Packet, Points, curves, learn
 from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, Floats, LightCurve
-from astro.transients.points import SNR_RULE, Objects, Rows, counted, curves_of
+from astro.transients.points import SNR_RULE, counted
 from shared.errors import Fault
 
 Record = Mapping[str, Any]
@@ -53,42 +53,21 @@ _WANTED: Mapping[str, frozenset[str]] = {
     "fp_hist": frozenset(_ZTF_FORCED),
 }
 _SAME_AS = {"diaForcedSource": "diaSource", "prv_candidate": "candidate"}
-_DETECTION, _FORCED = 1, 0
-
-
-class Points(NamedTuple):
-    """One list of a packet: (N,) each, NaN where there is no value."""
-
-    time: Floats
-    """MJD"""
-    band: list[Any]
-    """As delivered"""
-    flux: Floats
-    """At `ZERO_POINT`"""
-    error: Floats
-    rank: int
-    """`_DETECTION` or `_FORCED`"""
-
-
-@dataclass
-class Packet:
-    """One alert: its object, and what it says of it."""
-
-    id: str
-    survey: str
-    points: list[Points] = field(default_factory=list)
-    """None of them empty"""
-    about: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    status: str | None = None
-    common: tuple[str, ...] = ()
-
 
 # ---------------------------------------------------------------- one record
 
 
 def packet_of(record: Record, fallback: str, namespace: str = "") -> Packet:
-    """`record` as a `Packet`, whatever is missing; `fallback` is the id of one that names no object."""
+    """`record` as a `Packet`, whatever is missing or wrong; `fallback` is the id of one that names no object."""
+    try:
+        out = _packet(record, fallback, namespace)
+        set().union(*(part.band for part in out.points))  # what cannot be compared is no band
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as err:
+        out = Packet(fallback, "lsst", notes=[f"cannot be read: {_line(err)}"], status=UNREADABLE)
+    return out
+
+
+def _packet(record: Record, fallback: str, namespace: str) -> Packet:
     if "candidate" in record:
         out = _ztf(record, fallback)
     elif "diaSource" in record or "diaObject" in record or "prvDiaSources" in record:
@@ -115,9 +94,10 @@ def _lsst(record: Record, fallback: str, namespace: str) -> Packet:
     else:
         out.notes.append("missing required fields: diaSource.diaObjectId")
     scale = 1.0 if elasticc else float(photometry.factor(31.4))
-    _lsst_points(out, "prvDiaForcedSources", record.get("prvDiaForcedSources") or (), scale, _FORCED)
-    _lsst_points(out, "prvDiaSources", record.get("prvDiaSources") or (), scale, _DETECTION)
-    _lsst_points(out, "diaSource", [source], scale, _DETECTION)
+    _lsst_points(out, "prvDiaForcedSources", record.get("prvDiaForcedSources") or (), scale, FORCED)
+    _lsst_points(out, "prvDiaSources", record.get("prvDiaSources") or (), scale, DETECTION)
+    _lsst_points(out, "diaSource", [source], scale, DETECTION)
+    out.at = _known(next((source[n] for n in LSST_FIELDS["midpointMjdTai"] if n in source), None))
     for role, names in LSST_OBJECT.items():
         value = next((about[n] for n in names if about.get(n) is not None), None)
         if value is not None:
@@ -134,17 +114,23 @@ def _lsst_points(out: Packet, where: str, rows: Sequence[Record], scale: float, 
     if missing:
         out.notes.append(f"missing required fields: {', '.join(missing)}")
         return
-    kept = [row for row in rows if row.get("timeWithdrawnMjdTai") is None]
-    if kept:
-        time, band, flux, error = ([row.get(name) for row in kept] for name in names.values())
-        f, e = _floats(flux) * scale, _floats(error) * scale
-        out.points.append(Points(_floats(time), band, f, e, rank))
-    if len(kept) < len(rows):
-        out.notes.append(f"{counted(len(rows) - len(kept), 'point')} withdrawn by the survey left out")
+    gone = [row for row in rows if row.get("timeWithdrawnMjdTai") is not None]
+    kept = [row for row in rows if row.get("timeWithdrawnMjdTai") is None] if gone else rows
+    for some in (kept, gone):
+        if some:
+            time, band, flux, error = ([row.get(name) for row in some] for name in names.values())
+            f, e = _floats(flux) * scale, _floats(error) * scale
+            out.points.append(Points(_floats(time), band, f, e, rank, some is gone))
 
 
 def _floats(values: list[Any]) -> Floats:
     return np.array(values, dtype=float)  # None becomes NaN
+
+
+def _known(time: Any) -> float:
+    """A packet's own time; where there is none, every other packet's is later."""
+    value = float("nan" if time is None else time)
+    return value if np.isfinite(value) else NEVER
 
 
 def _ztf(record: Record, fallback: str) -> Packet:
@@ -158,13 +144,15 @@ def _ztf(record: Record, fallback: str) -> Packet:
         jd, fid, flux, error, zero = ([row.get(name) for row in forced] for name in _ZTF_FORCED)
         f = _floats(flux)
         scale = np.where(f > -99_998, photometry.factor(_floats(zero)), np.nan)
-        out.points.append(Points(_mjd(jd), fid, f * scale, _floats(error) * scale, _FORCED))
-    rows = _ztf_candidates(out, (*(record.get("prv_candidates") or ()), record.get("candidate") or {}))
+        out.points.append(Points(_mjd(jd), fid, f * scale, _floats(error) * scale, FORCED))
+    candidate = record.get("candidate") or {}
+    out.at = _known(candidate.get("jd")) - photometry.JD_OFFSET
+    rows = _ztf_candidates(out, (*(record.get("prv_candidates") or ()), candidate))
     if rows:
         jd, fid, magnitude, error = ([row[name] for row in rows] for name in _ZTF_FIELDS[:4])
         f, e = photometry.from_magnitudes(_floats(magnitude), _floats(error))
         negative = [str(row.get("isdiffpos", "t")).lower() in ("f", "0", "false") for row in rows]
-        out.points.append(Points(_mjd(jd), fid, np.where(negative, -f, f), e, _DETECTION))
+        out.points.append(Points(_mjd(jd), fid, np.where(negative, -f, f), e, DETECTION))
     return out
 
 
@@ -192,73 +180,6 @@ def _mjd(jd: list[Any]) -> Floats:
 # ---------------------------------------------------------------- many
 
 
-def curves_from(packets: Sequence[tuple[Packet, str]], config: ReadConfig, merge: bool) -> list[LightCurve]:
-    """One curve a (packet, source), in order; with `merge` one an object, of all points of its packets."""
-    out: list[LightCurve | None] = []
-    groups: dict[str, tuple[list[int], list[tuple[int, Packet, str]]]] = {}
-    seen: dict[tuple[str, str], int] = {}
-    for packet, source in packets:
-        key = (packet.survey, packet.id)
-        index = seen.setdefault(key, len(out)) if merge else len(out)
-        if index == len(out):
-            out.append(None)
-            groups.setdefault(packet.survey, ([], []))[0].append(index)
-        groups[packet.survey][1].append((index, packet, source))
-    for survey, (places, members) in groups.items():
-        local = {index: code for code, index in enumerate(places)}
-        some = [(local[index], packet, source) for index, packet, source in members]
-        for index, curve in zip(places, _survey_curves(survey, len(places), some, config)):
-            out[index] = curve
-    return [curve for curve in out if curve is not None]
-
-
-def _survey_curves(
-    survey: str, count: int, members: Iterable[tuple[int, Packet, str]], config: ReadConfig
-) -> list[LightCurve]:
-    objects = Objects.named([""] * count, "")
-    code: list[int] = []
-    points: list[Points] = []
-    common: dict[str, None] = {}
-    for index, packet, source in members:
-        objects.ids[index] = packet.id
-        objects.source[index] = objects.source[index] or source
-        objects.notes[index] += [note for note in packet.notes if note not in objects.notes[index]]
-        common |= dict.fromkeys(packet.common)
-        for role, value in packet.about.items():
-            getattr(objects, role)[index] = value
-        if packet.status is not None:
-            objects.status[index] = packet.status
-        elif objects.status.get(index) == UNREADABLE and packet.points:
-            del objects.status[index]
-        code += [index] * len(packet.points)
-        points += packet.points
-    z, error, bad = photometry.clean_redshift(objects.redshift, objects.redshift_error, False)
-    for place in np.flatnonzero(bad):
-        objects.notes[place].append(f"redshift {objects.redshift[place]:g} taken as absent")
-    objects.redshift, objects.redshift_error = z, error
-    rows = _rows(code, points, survey)
-    return curves_of(rows, objects, survey, config, tuple(common))
-
-
-def _rows(code: list[int], points: list[Points], survey: str) -> Rows:
-    """`code`: the object of each of `points`."""
-    sizes = [len(part.band) for part in points]
-    blank = np.empty(0)
-    time, flux, error = (
-        np.concatenate([blank, *(getattr(part, name) for part in points)])
-        for name in ("time", "flux", "error")
-    )
-    band = [value for part in points for value in part.band]
-    values = [value for value in dict.fromkeys(band) if value is not None]
-    place = {value: index for index, value in enumerate(values)}
-    index = np.array([place.get(value, -1) for value in band], dtype=np.int64)
-    bands, unknown = banded(index, values, survey, surveys.FILTER_IDS if survey == "ztf" else {})
-    rank = np.repeat(np.array([part.rank for part in points], dtype=np.int64), sizes)
-    detected = np.where(rank == _DETECTION, 1.0, np.nan)
-    owner = np.repeat(np.array(code, dtype=np.int64), sizes)
-    return Rows(owner, time, bands, flux, error, detected, rank, unknown)
-
-
 def read_alert(
     record: Record, config: ReadConfig | None = None, source: str = "alert", namespace: str = ""
 ) -> LightCurve:
@@ -267,7 +188,7 @@ def read_alert(
     `namespace` is its schema's (``elasticc.v0_9_1``): ELAsTiCC's fluxes have another zero point than LSST's.
     """
     pair = (packet_of(record, source, namespace), source)
-    return curves_from([pair], config or ReadConfig(), merge=False)[0]
+    return curves(learn([pair], None), config or ReadConfig())[0]
 
 
 def iter_alerts(
@@ -275,12 +196,12 @@ def iter_alerts(
 ) -> Iterator[LightCurve]:
     """One curve an alert, in the file's order, `batch` at a time; what stops the file early goes to `faults`."""
     group: list[tuple[Packet, str]] = []
-    for pair in _packets(path, [] if faults is None else faults, [], []):
+    for pair in packets_in(path, str(path), path.stem, [] if faults is None else faults, [], []):
         group.append(pair)
         if len(group) == batch:
-            yield from curves_from(group, config or ReadConfig(), merge=False)
+            yield from curves(learn(group, None), config or ReadConfig())
             group = []
-    yield from curves_from(group, config or ReadConfig(), merge=False)
+    yield from curves(learn(group, None), config or ReadConfig())
 
 
 class Batch:
@@ -294,30 +215,33 @@ class Batch:
         self._known: list[Any] = []
 
     def add_file(self, path: Path) -> None:
-        self.packets += _packets(path, self.faults, self.notes, self._known)
+        self.packets += packets_in(path, str(path), path.stem, self.faults, self.notes, self._known)
 
     def curves(self) -> list[LightCurve]:
-        return curves_from(self.packets, self.config, merge=True)
+        return curves(learn(self.packets, {}), self.config)
 
 
 # ---------------------------------------------------------------- Avro
 
 
-def _packets(
-    path: Path, faults: list[Fault], notes: list[str], known: list[Any]
+def packets_in(
+    file: Path | bytes, name: str, stem: str, faults: list[Fault], notes: list[str], known: list[Any]
 ) -> Iterator[tuple[Packet, str]]:
-    """(packet, ``file#index``) of an Avro file; a damaged one ends early, with a fault. `known`: see `_reader`."""
+    """(packet, ``name#index``) of an Avro file, or its content; a damaged one ends early, with a fault.
+
+    A packet that names no object gets the id ``stem#index``, or none without a `stem`. `known`: see `_reader`.
+    """
     import fastavro
 
     index = 0
     try:
-        with open(path, "rb") as file:
-            records = _reader(file, known)
+        with open(file, "rb") if isinstance(file, Path) else BytesIO(file) as opened:
+            records = _reader(opened, known)
             namespace = _namespace(records.writer_schema)
-            _say_schema(path, namespace, faults, notes)
+            _say_schema(name, namespace, faults, notes)
             for record in records:
-                source = f"{path}#{index}"
-                packet = packet_of(record, f"{path.stem}#{index}", namespace)
+                source = f"{name}#{index}"
+                packet = packet_of(record, f"{stem}#{index}" if stem else "", namespace)
                 if packet.status == UNREADABLE:
                     packet.notes.append(f"raw packet: {source}")
                 yield packet, source
@@ -331,9 +255,8 @@ def _packets(
         TypeError,
         fastavro.schema.SchemaParseException,
     ) as err:
-        said = (str(err).splitlines() or [type(err).__name__])[0][:200]
-        found = f"damaged after {index} alerts ({said})"
-        faults.append(Fault(path, found, "a whole Avro file", "copy it again"))
+        found = f"damaged after {counted(index, 'alert')} ({_line(err)})"
+        faults.append(Fault(name, found, "a whole Avro file", "copy it again"))
 
 
 def _reader(file: IO[bytes], known: list[Any]) -> Any:
@@ -358,6 +281,10 @@ def raw_alert(source: str) -> dict[str, Any]:
         return cast(dict[str, Any], next(islice(iter(fastavro.reader(file)), int(index), None)))
 
 
+def _line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0][:200]
+
+
 def _namespace(schema: Any) -> str:
     if not isinstance(schema, dict):
         return ""
@@ -365,7 +292,7 @@ def _namespace(schema: Any) -> str:
     return str(schema.get("namespace") or name.rpartition(".")[0])
 
 
-def _say_schema(path: Path, namespace: str, faults: list[Fault], notes: list[str]) -> None:
+def _say_schema(name: str, namespace: str, faults: list[Fault], notes: list[str]) -> None:
     note = f"format: alerts, schema {namespace or 'without a namespace'}"
     if note not in notes:
         notes.append(note)
@@ -373,7 +300,7 @@ def _say_schema(path: Path, namespace: str, faults: list[Fault], notes: list[str
     if digits.isdigit() and int(digits) not in KNOWN_MAJORS:
         found = f"schema major {digits}"
         mend = "fields were taken by name; look at the notes of the curves"
-        faults.append(Fault(path, found, f"one up to {KNOWN_MAJORS[-1]}", mend, severity="warning"))
+        faults.append(Fault(name, found, f"one up to {KNOWN_MAJORS[-1]}", mend, severity="warning"))
 
 
 def _pruned(schema: Any, kind: str | None = None) -> Any:

@@ -71,7 +71,8 @@ def curves_of(
 ) -> list[LightCurve]:
     """One light curve an object, in order. `common` notes are every curve's; `rows` is not changed."""
     rows = _dusted(rows, objects, survey) if config.dust else rows
-    rows = _usable(rows, objects, survey)
+    fine = usable(rows, objects, survey)
+    rows = rows if fine.all() else _taken(rows, fine)
     _note_unsorted(rows, objects)
     order = np.lexsort((rows.band, rows.time, rows.code))
     rows = _deduplicated(_taken(rows, order), objects, config.duplicates)
@@ -85,7 +86,7 @@ def _taken(rows: Rows, index: NDArray[np.int64] | NDArray[np.bool_]) -> Rows:
     return Rows(code, time, band, rows.flux[index], rows.error[index], detected, rank, rows.unknown)
 
 
-def _note(objects: Objects, code: Ints, text: str) -> None:
+def note(objects: Objects, code: Ints, text: str) -> None:
     """Add `text` with the number of rows to each object in `code`."""
     counts = np.bincount(code, minlength=len(objects.ids))
     for index in np.flatnonzero(counts):
@@ -112,12 +113,12 @@ def _dusted(rows: Rows, objects: Objects, survey: str) -> Rows:
     return replace(rows, flux=rows.flux * scale, error=rows.error * scale)
 
 
-def _usable(rows: Rows, objects: Objects, survey: str) -> Rows:
-    """Only rows with a band, a time, a flux and a positive error; the others counted, each once."""
+def usable(rows: Rows, objects: Objects, survey: str) -> NDArray[np.bool_]:
+    """(N,) rows with a band, a time, a flux and a positive error; the others are noted, each once."""
     accepted = f"(accepted: {', '.join(WAVELENGTHS[survey])})"
     keep = rows.band >= 0
     for index, name in enumerate(rows.unknown):
-        _note(objects, rows.code[rows.band == -1 - index], f"in unknown band {name} dropped {accepted}")
+        note(objects, rows.code[rows.band == -1 - index], f"in unknown band {name} dropped {accepted}")
     with np.errstate(invalid="ignore"):
         checks = (
             ("without a time dropped", np.isfinite(rows.time)),
@@ -126,9 +127,9 @@ def _usable(rows: Rows, objects: Objects, survey: str) -> Rows:
         )
     for text, fine in checks:
         if not fine.all():
-            _note(objects, rows.code[keep & ~fine], text)
+            note(objects, rows.code[keep & ~fine], text)
         keep &= fine
-    return rows if keep.all() else _taken(rows, keep)
+    return keep
 
 
 def _note_unsorted(rows: Rows, objects: Objects) -> None:
@@ -152,7 +153,7 @@ def _deduplicated(rows: Rows, objects: Objects, how: str) -> Rows:
     if rows.rank is not None:
         best = np.maximum.reduceat(rows.rank, _starts(group))
         keep = rows.rank == best[group]
-        _note(objects, rows.code[~keep], "of forced photometry at a detection's own time left out")
+        note(objects, rows.code[~keep], "of forced photometry at a detection's own time left out")
     rows, group = _taken(rows, keep), group[keep]
     if how == "merge":
         order = np.lexsort((rows.error, rows.flux, group))
@@ -162,7 +163,7 @@ def _deduplicated(rows: Rows, objects: Objects, how: str) -> Rows:
     )
     if how == "last":  # of equal rows the later one is kept
         copy = np.concatenate([copy[1:], [False]])
-    _note(objects, rows.code[copy], "delivered twice left out")
+    note(objects, rows.code[copy], "delivered twice left out")
     rows, group = _taken(rows, ~copy), group[~copy]
     return _merged(rows, group, objects) if how == "merge" else _last(rows, group, objects)
 
@@ -173,7 +174,7 @@ def _starts(group: Ints) -> Ints:
 
 def _last(rows: Rows, group: Ints, objects: Objects) -> Rows:
     final = np.concatenate([np.diff(group) != 0, [True]])
-    _note(objects, rows.code[~final], "replaced by a later row of the same band and time")
+    note(objects, rows.code[~final], "replaced by a later row of the same band and time")
     return _taken(rows, final)
 
 
@@ -183,9 +184,7 @@ def _merged(rows: Rows, group: Ints, objects: Objects) -> Rows:
     size = np.diff(np.append(start, len(group)))
     if (size == 1).all():
         return rows
-    _note(
-        objects, rows.code[np.setdiff1d(np.arange(len(group)), start)], "merged with the same band and time"
-    )
+    note(objects, rows.code[np.setdiff1d(np.arange(len(group)), start)], "merged with the same band and time")
     least = np.minimum.reduceat(rows.error, start)
     dense = np.repeat(np.arange(len(start)), size)
     weight = (least[dense] / rows.error) ** 2
