@@ -38,7 +38,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file lai
 Data = Annotated[Path | None, typer.Option("--data", help="data set; none = the embedded sample")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin"),
+    typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin[:NAME]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 INTERRUPTED = "interrupted; nothing is half written; give the same command again"
@@ -104,7 +104,7 @@ def list_(as_json: Json = False) -> None:
                 "inputs": pipeline.inputs,
                 "models": list(pipeline.models),
                 "presets": list(pipeline.presets),
-                "weights": "builtin" if pipeline.builtin else "none",
+                "weights": ", ".join(pipeline.shipped) or "none",
                 "status": f"needs extra '{pipeline.extra}'" if pipeline.missing else "ready",
             }
         )

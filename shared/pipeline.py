@@ -147,7 +147,8 @@ class Pipeline(ABC):
     network: ClassVar[NetworkUse | None] = None
     """What it asks of a backbone of `shared.nets`; None = it takes none."""
     folder: ClassVar[Path]
-    """The pipeline's own folder (``Path(__file__).parent``), holding ``presets/`` and ``builtin/``."""
+    """The pipeline's own folder (``Path(__file__).parent``), holding ``presets/`` and ``builtin/``: the shipped bundle
+    itself, and below it a folder for each further one."""
 
     # ------------------------------------------------------------ known without heavy imports
 
@@ -160,6 +161,13 @@ class Pipeline(ABC):
         """The shipped bundle, if there is one."""
         path = self.folder / "builtin"
         return path if (path / "schema.json").is_file() else None
+
+    @property
+    def shipped(self) -> dict[str, Path]:
+        """Every shipped bundle by the name that ``--model`` takes: ``builtin``, ``builtin:NAME``."""
+        own = {} if self.builtin is None else {"builtin": self.builtin}
+        below = sorted(self.folder.glob("builtin/*/schema.json"))
+        return own | {f"builtin:{path.parent.name}": path.parent for path in below}
 
     @property
     def missing(self) -> list[str]:

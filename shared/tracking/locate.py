@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from shared.pipeline import Pipeline
     from shared.tracking.store import Store
 
-FORMS = "a bundle folder or archive, runs:/ID, models:/NAME@champion, NAME:latest or builtin"
+FORMS = "a bundle folder or archive, runs:/ID, models:/NAME@champion, NAME:latest, builtin or builtin:NAME"
 FETCHED = Path("runs") / ".models"
 """Where models of a remote store are kept, one folder each, so that a second use fetches nothing."""
 
 
 def locate(text: str | None, pipeline: Pipeline) -> Path:
     """The bundle folder that `text` means; not opened yet. Raises `ModelUnusable`."""
-    if text is None or text == "builtin":
-        return _builtin(pipeline)
+    if text is None or text.partition(":")[0] == "builtin":
+        return _shipped(text or "builtin", pipeline)
     if text.startswith("runs:/"):
         return _of_run(text, pipeline)
     if text.startswith("models:/"):
@@ -40,12 +40,13 @@ def locate(text: str | None, pipeline: Pipeline) -> Path:
     raise ModelUnusable(f"{text}: not found; {FORMS} wanted; {_what_exists(pipeline)}")
 
 
-def _builtin(pipeline: Pipeline) -> Path:
-    if pipeline.builtin is None:
-        raise ModelUnusable(
-            f"builtin: {pipeline.name} ships no weights; --model with {FORMS} wanted; {_what_exists(pipeline)}"
-        )
-    return pipeline.builtin
+def _shipped(text: str, pipeline: Pipeline) -> Path:
+    if text in pipeline.shipped:
+        return pipeline.shipped[text]
+    what = f"weights of that name; it has {', '.join(pipeline.shipped)}" if pipeline.shipped else "weights"
+    raise ModelUnusable(
+        f"{text}: {pipeline.name} ships no {what}; --model with {FORMS} wanted; {_what_exists(pipeline)}"
+    )
 
 
 def _inside(folder: Path) -> Path:
@@ -173,7 +174,7 @@ def _registered(store: Store, name: str) -> str:
 
 
 def _what_exists(pipeline: Pipeline) -> str:
-    shipped = "shipped: builtin; " if pipeline.builtin else ""
+    shipped = f"shipped: {', '.join(pipeline.shipped)}; " if pipeline.shipped else ""
     try:
         return f"{shipped}{_registered(_store(), pipeline.name)}"
     except Exception:  # noqa: BLE001 - the hint must not hide the error it belongs to
