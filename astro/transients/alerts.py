@@ -7,6 +7,7 @@ in the file, and a curve's `source` says which packet that is (``file#3``): `raw
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import islice
@@ -124,7 +125,10 @@ def _lsst_points(out: Packet, where: str, rows: Sequence[Record], scale: float, 
 
 
 def _floats(values: list[Any]) -> Floats:
-    return np.array(values, dtype=float)  # None becomes NaN
+    out = np.array(values, dtype=float)  # None becomes NaN
+    if out.ndim != 1:
+        raise ValueError("a list where a number is wanted")
+    return out
 
 
 def _known(time: Any) -> float:
@@ -253,6 +257,7 @@ def packets_in(
         KeyError,
         IndexError,
         TypeError,
+        zlib.error,
         fastavro.schema.SchemaParseException,
     ) as err:
         found = f"damaged after {counted(index, 'alert')} ({_line(err)})"
