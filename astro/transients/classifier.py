@@ -121,19 +121,18 @@ class Classifier(nn.Module):
     def pooled_logits(self, logits: Floats, tree_logs: Floats) -> Floats:
         return logits / float(self.temperature) + float(self.trees_weight) * tree_logs
 
-    def fit_pool(self, logits: Floats, tree_logs: Floats, labels: NDArray[Any]) -> None:
-        """T and w of held-out objects, every class counting alike; w = 0 without trees.
+    def fit_pool(self, logits: Floats, tree_logs: Floats, labels: NDArray[Any], rates: Floats) -> None:
+        """T and w that make held-out objects, as frequent as `rates` says, most likely; w = 0 without trees.
 
         A few more objects speak for half the network and half the trees, so that a dozen cannot tip it to one side.
         """
-        weights, with_trees = (1 / np.bincount(labels))[labels], self.grown is not None
+        with_trees, rows = self.grown is not None, np.arange(len(labels))
         start = np.array([EVEN, EVEN] if with_trees else [1.0, 0.0])
 
         def loss(shares: Floats) -> float:
-            z = shares[0] * logits + (shares[1] * tree_logs if with_trees else 0.0)
-            own = log_softmax(z, axis=1)[np.arange(len(labels)), labels]
+            z = shares[0] * logits + (shares[1] * tree_logs if with_trees else 0.0) + np.log(rates)
             pull = PULL / len(labels) * float(np.square(shares - start).sum())
-            return float(-(weights @ own) / weights.sum()) + pull
+            return float(-log_softmax(z, axis=1)[rows, labels].mean()) + pull
 
         # Convex in both.
         bounds = [(1 / LARGEST**2, LARGEST), (0.0, LARGEST if with_trees else 0.0)]

@@ -25,6 +25,11 @@ class TransientsDataConfig(DataConfig):
     smallest_class: int = Field(10, ge=1, description="classes with fewer objects are left out")
     validation: float = Field(0.1, gt=0, lt=1, description="share of each class's objects")
     test: float = Field(0.2, gt=0, lt=1, description="share of each class's objects")
+    fold: int = Field(
+        0,
+        ge=0,
+        description="which part is the test part; 0 to 1/test − 1 together hold every object out once",
+    )
     simulated: int = Field(1200, ge=60, description="objects of the simulator, where no data set is given")
     grid: int = Field(100, ge=8, description="equally spaced times of the Gaussian process's prediction")
 

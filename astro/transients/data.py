@@ -84,12 +84,16 @@ def kept_classes(curves: Sequence[LightCurve], data: TransientsDataConfig) -> tu
 def split(
     curves: Sequence[LightCurve], data: TransientsDataConfig, seed: int
 ) -> dict[Part, NDArray[np.int64]]:
-    """Rows of each part: within a class by the hash of (seed, id), so an object stays where it is."""
+    """Rows of each part: within a class by the hash of (seed, id), so an object stays where it is. `data.fold` turns
+    the order on by so many test parts."""
     parts: dict[Part, list[int]] = {"train": [], "val": [], "test": []}
     for name in sorted({str(curve.label) for curve in curves}):
         rows = [i for i, curve in enumerate(curves) if curve.label == name]
         rows.sort(key=lambda i: hashlib.sha256(f"{seed} {curves[i].id}".encode()).digest())
-        test, val = round(len(rows) * data.test), max(1, round(len(rows) * data.validation))
+        turn = round(len(rows) * data.test * data.fold) % len(rows)
+        rows = rows[turn:] + rows[:turn]
+        test = round(len(rows) * data.test * (data.fold + 1)) - round(len(rows) * data.test * data.fold)
+        val = max(1, round(len(rows) * data.validation))
         parts["test"] += rows[:test]
         parts["val"] += rows[test : test + val]
         parts["train"] += rows[test + val :]

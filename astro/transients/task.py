@@ -82,8 +82,8 @@ def fit(config: TransientsConfig, task: TransientsTask, data: TransientsData, co
         context.say("growing boosted trees on summary numbers")
         curves = data.copies(min(config.train.tree_copies, config.train.copies))
         model.grown.put(grow(model.numbers(curves), data.labels(curves), config))
-    curves, labels = data.part("val"), data.val_set.labels.numpy()
-    model.fit_pool(_logits(model, data.val_set), model.tree_logs(curves), labels)
+    curves, rates = data.part("val"), np.maximum(data.counts(), 1) / sum(data.counts())
+    model.fit_pool(_logits(model, data.val_set), model.tree_logs(curves), data.labels(curves), rates)
     context.say(
         f"weighed on {len(curves)} validation objects: network at temperature {float(model.temperature):.2f}"
         + (f", trees counting {float(model.trees_weight):.2f}" if model.grown is not None else "")
