@@ -26,7 +26,7 @@ from astro.transients.figures import (
 )
 from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import OK, WAVELENGTHS, Floats, LightCurve
-from astro.transients.metrics import KAGGLE_WEIGHTS, bootstrap, log_loss, recalls, summary
+from astro.transients.metrics import KAGGLE_WEIGHTS, bootstrap, log_loss, ranking, recalls, summary
 from astro.transients.predict import TransientsPredictor
 from astro.transients.task import grow
 from shared.bundle import Bundle
@@ -100,7 +100,7 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
         result.unknown = _noticed(table, predictor.table(data.unknown))
         result.metrics |= {f"unknown_auc_{row['score']}": row["auc"] for row in result.unknown}
     result.days = _by_days(predictor, config, curves, labels)
-    result.classes = _by_class(labels, p, names, metrics)
+    result.classes = _by_class(labels, p, names)
     result.table = _rows(table, curves, labels, p, names)
     atomic_write_text(
         out / "test.csv", table.assign(label=[str(c.label) for c in curves]).to_csv(index=False)
@@ -192,17 +192,20 @@ def _by_days(
     return rows
 
 
-def _by_class(
-    labels: Labels, p: Floats, names: Sequence[str], metrics: dict[str, float]
-) -> list[dict[str, Any]]:
-    low, high = bootstrap(lambda y, q: recalls(y, q), labels, p)
-    rows = []
-    for k, name in enumerate(names):
-        if (labels == k).any():
-            row = {"class": name, "objects": int((labels == k).sum()), "recall": metrics[f"recall_{name}"]}
-            row |= {"low": float(low[k]), "high": float(high[k])}
-            rows.append(row | {key: metrics.get(f"{key}_{name}", np.nan) for key in ("auc", "ap")})
-    return rows
+def _by_class(labels: Labels, p: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Recall, area under the ROC curve and average precision of each class present, each with its 90 % interval."""
+    scores = {
+        "recall": recalls,
+        "auc": lambda y, q: ranking(y, q)[0],
+        "ap": lambda y, q: ranking(y, q)[1],
+    }
+    rows: list[dict[str, Any]] = [{"class": name} for name in names]
+    for key, score in scores.items():
+        value, (low, high) = score(labels, p), bootstrap(score, labels, p)
+        for k, row in enumerate(rows):
+            row |= {key: float(value[k]), f"{key}_low": float(low[k]), f"{key}_high": float(high[k])}
+    number = np.bincount(labels, minlength=len(names))
+    return [{**row, "objects": int(n)} for row, n in zip(rows, number) if n]
 
 
 def _rows(
@@ -249,7 +252,8 @@ def _figures(
         inputs = inputs_of(some, data.survey, data.grid)
         maps = activation_maps(predictor.model.network, inputs.to(predictor.device)).cpu()
         titles = [
-            f"{n}: {names[labels[i]]}, p = {own[i]:.2f}" for n, i in zip(("Worst", "Median", "Best"), chosen)
+            f"{n}: {curves[i].id}, {names[labels[i]]}, p = {own[i]:.2f}"
+            for n, i in zip(("Worst", "Median", "Best"), chosen)
         ]
         shown = maps[torch.arange(3), : data.grid, torch.as_tensor(p[chosen].argmax(1))]
         drawn[

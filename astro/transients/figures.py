@@ -52,15 +52,15 @@ def ranking_figure(labels: NDArray[Any], p: Floats, names: Sequence[str]) -> Fig
         right.plot(complete, pure, label=f"{name} {precision[k]:.3f}", **style)
     left.plot([0, 1], [0, 1], color=LIGHT.muted, linewidth=0.8)
     places: tuple[tuple[Any, str, str, str, Any], ...] = (
-        (left, "ROC, area", "false positive rate", "completeness", "lower right"),
-        (right, "Precision, average", "completeness", "purity", "lower left"),
+        (left, "ROC; area below", "false positive rate", "completeness", "lower right"),
+        (right, "Purity; average precision", "completeness", "purity", "lower left"),
     )
     for axes, title, x, y, where in places:
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_ylim(0, 1.02)
         dress(axes, title)
-        axes.legend(frameon=False, fontsize=8, loc=where)
+        axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=8, loc=where)
     figure.tight_layout()
     return figure
 

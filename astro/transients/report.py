@@ -49,15 +49,15 @@ def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluatio
         report.heading("Kinds left out of training: are they noticed?")
         table = [{key: _text(value) for key, value in row.items()} for row in unknown]
         report.table(table, {"score": "Score", "auc": "ROC AUC", "objects": "Objects"})
-    report.heading("Classes")
+    report.heading("Classes, with 90 % intervals")
     columns = {
         "class": "Class",
         "objects": "Objects",
         "recall": "Recall",
-        "interval": "90 % interval",
         "auc": "ROC AUC",
+        "ap": "Average precision",
     }
-    report.table([_readable(row) for row in classes], {**columns, "ap": "Average precision"})
+    report.table([_readable(row) for row in classes], columns)
     report.heading("Since first detection")
     days = {"days": "Days", "accuracy": "Accuracy", "balanced_accuracy": "Balanced", "log_loss": "Log-loss"}
     report.table([_day(row) for row in getattr(evaluation, "days", [])], {**days, "classified": "Classified"})
@@ -73,8 +73,11 @@ def _text(value: Any) -> Any:
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    text = {key: "" if not np.isfinite(row[key]) else f"{row[key]:.3f}" for key in ("recall", "auc", "ap")}
-    return {**row, **text, "interval": f"{row['low']:.2f}–{row['high']:.2f}"}
+    text = {"class": row["class"], "objects": row["objects"]}
+    for key in ("recall", "auc", "ap"):
+        if np.isfinite(row[key]):
+            text[key] = f"{row[key]:.3f} ({row[f'{key}_low']:.2f}–{row[f'{key}_high']:.2f})"
+    return text
 
 
 def _day(row: dict[str, Any]) -> dict[str, Any]:
