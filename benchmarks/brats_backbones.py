@@ -25,9 +25,8 @@ from medical.brats_seg.inference import Sliding, prepare, rounded_window
 from medical.brats_seg.model import stride
 from medical.brats_seg.pipeline import PIPELINE
 from medical.brats_seg.predict import region_masks
-from pipelines.run import RUNS, Request, resolve, run
+from pipelines.run import Request, run_once
 from shared.bundle import Bundle
-from shared.config import config_hash
 from shared.nets.measure import count_macs
 from shared.tracking.store import connect
 
@@ -44,8 +43,8 @@ def compare(name: str, say: Say) -> list[dict[str, Any]]:
     if name != SWIN:
         sets += ["model.name=unet", f"model.backbone={FOLDER / f'{name}.yaml'}"]
     preset = os.environ.get("BACKBONES_PRESET", "default")
-    request, client = Request(PIPELINE.name, preset, sets=sets), connect().client
-    run_id, bundle = _trained(client, config_hash(resolve(request)[1])) or _train(request, say)
+    run_id, folder = run_once(Request(PIPELINE.name, preset, sets=sets), say)
+    client, bundle = connect().client, Bundle.open(folder / "bundle")
     config: BratsConfig = bundle.config(BratsConfig)
     window = rounded_window(config.predict.window, stride(config.model))
     macs = count_macs(_network(config).to("meta"), len(config.data.modalities), window)
@@ -61,24 +60,6 @@ def compare(name: str, say: Say) -> list[dict[str, Any]]:
         {"case": f"{preset} preset", "model": name, "quantity": key, "unit": unit, "ours": round(value, 4)}
         for (key, value), unit in zip({**dice, **found}.items(), ("", "", "", "", "", "GMAC", "s"))
     ]
-
-
-def _trained(client: Any, wanted: str) -> tuple[str, Bundle] | None:
-    """The finished run of a configuration in this folder's store, so that a repeated benchmark only measures."""
-    experiment = client.get_experiment_by_name(PIPELINE.name)
-    if experiment is None:
-        return None
-    query = f"tags.config_hash = '{wanted}' and attributes.status = 'FINISHED'"
-    for found in client.search_runs([experiment.experiment_id], query, max_results=5):
-        folder = RUNS / PIPELINE.name / found.info.run_id[:12] / "bundle"
-        if folder.is_dir():
-            return found.info.run_id, Bundle.open(folder)
-    return None
-
-
-def _train(request: Request, say: Say) -> tuple[str, Bundle]:
-    result = run(request, say)
-    return result["run_id"], Bundle.open(Path(result["bundle"]))
 
 
 def _network(config: BratsConfig) -> torch.nn.Module:

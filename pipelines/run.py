@@ -89,6 +89,26 @@ def run(request: Request, say: Say) -> dict[str, Any]:
     return result
 
 
+def run_once(request: Request, say: Say) -> tuple[str, Path]:
+    """Run id and work folder of the finished run of this configuration in the store and in ``runs/``; else `run`'s.
+
+    So that a benchmark that is repeated, or was stopped, trains nothing twice.
+    """
+    from shared.tracking.store import connect
+
+    pipeline, config = resolve(request)
+    wanted = config_hash(pipeline.complete(config))
+    client = connect().client
+    if (experiment := client.get_experiment_by_name(pipeline.name)) is not None:
+        query = f"tags.config_hash = '{wanted}' and attributes.status = 'FINISHED'"
+        for found in client.search_runs([experiment.experiment_id], query, max_results=5):
+            folder = RUNS / pipeline.name / found.info.run_id[:12]
+            if (folder / "bundle").is_dir():
+                return found.info.run_id, folder
+    result = run(request, say)
+    return result["run_id"], Path(result["bundle"]).parent
+
+
 def check(pipeline: Pipeline, config: Any, say: Say) -> None:
     """Say every warning; raise `DataInvalid` with all errors."""
     faults = faults_of(pipeline, config)
