@@ -38,7 +38,9 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file lai
 Data = Annotated[Path | None, typer.Option("--data", help="data set; none = the embedded sample")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin[:NAME]"),
+    typer.Option(
+        "--model", "-m", help="bundle folder, runs:/…, models:/NAME@champion, NAME:latest, builtin[:NAME]"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 INTERRUPTED = "interrupted; nothing is half written; give the same command again"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,30 +39,6 @@ def fault_of(path: Path) -> Fault | None:
         what = "a link to a file that is not there" if path.is_symlink() else str(err.strerror)
         return Fault(path, what, "a readable table", "check the path")
     return None
-
-
-def unique_names(files: Sequence[tuple[Path, Path]]) -> list[str]:
-    """The shortest name for each that no other has: below its folder without suffix, then with, then more folders."""
-
-    def candidates(root: Path, path: Path) -> list[str]:
-        inside = path.relative_to(root)
-        short = (inside.parent / stem(path)).as_posix()
-        whole = path.absolute().as_posix().lstrip("/")
-        return [short, inside.as_posix(), f"{root.absolute().name}/{inside.as_posix()}", whole]
-
-    options, level = [candidates(*pair) for pair in files], [0] * len(files)
-    while True:
-        names = [each[at] for each, at in zip(options, level)]
-        first: dict[str, list[int]] = {}
-        for number, name in enumerate(names):
-            first.setdefault(name, []).append(number)
-        again = [
-            n for same in first.values() if len(same) > 1 for n in same if level[n] + 1 < len(options[n])
-        ]
-        if not again:
-            return names
-        for number in again:
-            level[number] += 1
 
 
 def tame(name: str) -> str:

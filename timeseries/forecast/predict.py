@@ -17,10 +17,11 @@ import pandas as pd
 
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, ItemError, ModelUnusable, UsageError
+from shared.io.names import unique_names
 from shared.pipeline import Item, Predictor, Tick, error_faults
 from timeseries.forecast.ahead import Forecast, forecast_ahead
 from timeseries.forecast.config import ForecastConfig, ForecastDataConfig
-from timeseries.forecast.discover import fault_of, find_files, tame, unique_names
+from timeseries.forecast.discover import fault_of, find_files, tame
 from timeseries.forecast.network import ForecastNetwork
 from timeseries.forecast.scores.summary import percent
 from timeseries.forecast.series import Series
@@ -96,7 +97,7 @@ class ForecastPredictor(Predictor):
     def discover(self, paths: Sequence[Path]) -> list[Item]:
         found = [pair for path in paths for pair in find_files(Path(path))]
         found = list({os.path.realpath(path): (root, path) for root, path in found}.values())
-        names = unique_names(found)
+        names = unique_names(found, stem)
         return [Item(name, (path,), path, fault_of(path)) for name, (_, path) in zip(names, found)]
 
     def predict(self, item: Item, tick: Tick | None = None) -> Result:
