@@ -11,10 +11,11 @@ import torch
 from astro.transients import gp
 from astro.transients.lightcurve import WAVELENGTHS, LightCurve
 from astro.transients.t2 import Inputs
+from astro.transients.threads import in_threads
 from shared.progress import Progress
 
-CHUNK = 2048
-"""Light curves fitted at once."""
+CHUNK = 1024
+"""Light curves fitted at once, by one thread."""
 
 
 def inputs_of(curves: Sequence[LightCurve], survey: str, times: int, shown: bool = False) -> Inputs:
@@ -22,13 +23,15 @@ def inputs_of(curves: Sequence[LightCurve], survey: str, times: int, shown: bool
 
     `shown`: progress is, where there is more than one chunk of them.
     """
-    parts = []
+    places, parts, done = [], [], 0
     with Progress(shown=shown and len(curves) > CHUNK) as progress:
         task = progress.task("light curves to grids", len(curves))
-        for start in range(0, len(curves), CHUNK):
-            parts.append(_inputs(curves[start : start + CHUNK], survey, times))
-            task.update(min(start + CHUNK, len(curves)))
-    return Inputs(*(torch.cat(each) for each in zip(*parts)))
+        for rows, part in in_threads(lambda some: _inputs(some, survey, times), curves, CHUNK):
+            places.append(rows)
+            parts.append(part)
+            done += len(rows)
+            task.update(done)
+    return Inputs(*(torch.cat(each) for each in zip(*parts))).take(np.argsort(np.concatenate(places)))
 
 
 def _inputs(curves: Sequence[LightCurve], survey: str, times: int) -> Inputs:

@@ -20,6 +20,7 @@ from astro.transients.gp import FEWEST
 from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
 from astro.transients.read import files_in, read_all, read_frame, stem
+from astro.transients.threads import in_threads
 from shared.bundle import Bundle
 from shared.config import merge, nested
 from shared.errors import DataInvalid, ItemError
@@ -97,26 +98,34 @@ class TransientsPredictor(Predictor):
         """(N, K) at class rates `rates`; `flat` assumes equal ones, as the pooled logits do."""
         return with_priors(flat, np.full(len(self.classes), 1 / len(self.classes)), rates)
 
-    @torch.no_grad()
-    def answers(self, curves: Sequence[LightCurve]) -> Answers:
+    def answers(self, curves: Sequence[LightCurve], tick: Tick | None = None) -> Answers:
         """Of objects with status ok."""
-        data, model, size = self.config.data, self.model, self.config.predict.batch
-        logits, pooled = [], []
-        for i in range(0, len(curves), size):
-            inputs = inputs_of(curves[i : i + size], data.survey, data.grid).to(self.device)
-            features = model.network.pooled(inputs)
-            pooled.append(features.double().cpu().numpy())
-            logits.append((model.network.head(features) - model.log_rates).double().cpu().numpy())
-        z, trees = np.concatenate(logits), model.tree_logs(curves)
-        return Answers(z, trees, model.pooled_logits(z, trees), np.concatenate(pooled))
+        places, parts, done = [], [], 0
+        for rows, part in in_threads(self._answers, curves, self.config.predict.batch):
+            places.append(rows)
+            parts.append(part)
+            done += len(rows)
+            if tick is not None:
+                tick(done, len(curves))
+        back = np.argsort(np.concatenate(places))
+        z, trees, pooled = (np.concatenate(each)[back] for each in zip(*parts))
+        return Answers(z, trees, self.model.pooled_logits(z, trees), pooled)
 
-    def table(self, curves: Sequence[LightCurve]) -> pd.DataFrame:
+    @torch.no_grad()
+    def _answers(self, curves: Sequence[LightCurve]) -> tuple[Floats, Floats, Floats]:
+        """Logits at equal class rates, the trees' and the network's pooled features."""
+        data, model = self.config.data, self.model
+        features = model.network.pooled(inputs_of(curves, data.survey, data.grid).to(self.device))
+        logits = model.network.head(features) - model.log_rates
+        return logits.double().cpu().numpy(), model.tree_logs(curves), features.double().cpu().numpy()
+
+    def table(self, curves: Sequence[LightCurve], tick: Tick | None = None) -> pd.DataFrame:
         """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is."""
         rows, status = self.usable(curves)
         p = np.tile(self.priors, (len(curves), 1))
         unlike = {name: np.full(len(curves), np.nan) for name in ("doubt", "energy", "distance")}
         if rows:
-            found = self.answers([curves[i] for i in rows])
+            found = self.answers([curves[i] for i in rows], tick)
             p[rows] = self.at_rates(softmax(found.logits, axis=1), self.priors)
             scores = doubt(found.logits)
             unlike["doubt"][rows], unlike["energy"][rows] = scores["max_probability"], scores["energy"]
@@ -175,7 +184,7 @@ class TransientsPredictor(Predictor):
             raise ItemError.of(wrong[0])
         if not reading.curves:
             raise ItemError(str(item.payload), "no object", "one or more light curves", "check the file")
-        return Result(item.id, self.table(reading.curves), reading.notes)
+        return Result(item.id, self.table(reading.curves, tick), reading.notes)
 
     def write(self, result: Result, folder: Path) -> dict[str, Any]:
         atomic_write_text(folder / f"{result.name}.classes.csv", result.table.to_csv(index=False))
