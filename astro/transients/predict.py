@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,6 +25,7 @@ from shared.bundle import Bundle
 from shared.config import merge, nested
 from shared.errors import DataInvalid, ItemError
 from shared.io.atomic import atomic_write_text
+from shared.io.names import unique_names
 from shared.pipeline import Item, Predictor, Tick, error_faults
 
 MAX_REQUEST_CHARACTERS = 5_000_000
@@ -157,24 +158,21 @@ class TransientsPredictor(Predictor):
     # ------------------------------------------------------------ files
 
     def discover(self, paths: Sequence[Path]) -> list[Item]:
-        items: list[Item] = []
+        found: list[tuple[tuple[Path, Path], Item]] = []
         for path in map(Path, paths):
             try:
                 packets, tables = files_in(path, self.read)
             except DataInvalid as err:
                 if not path.is_dir():
-                    items.append(Item(stem(path), (path,), fault=err.faults[0]))
+                    found.append(((path.parent, path), Item("", (path,), fault=err.faults[0])))
                 continue
             if packets:
-                items.append(Item(stem(path), tuple(packets), path))
-            items += [Item(stem(file), (file,), file) for file in tables]
-        seen: dict[str, int] = {}
-        unique = []
-        for item in items:
-            seen[item.id] = seen.get(item.id, 0) + 1
-            name = item.id if seen[item.id] == 1 else f"{item.id}-{seen[item.id]}"
-            unique.append(Item(name, item.sources, item.payload, item.fault))
-        return unique
+                whole = path.absolute()
+                found.append(((whole.parent, whole), Item("", tuple(packets), path)))
+            root = path if path.is_dir() else path.parent
+            found += [((root, file), Item("", (file,), file)) for file in tables]
+        names = unique_names([place for place, _ in found], stem)
+        return [replace(item, id=name) for name, (_, item) in zip(names, found)]
 
     def predict(self, item: Item, tick: Tick | None = None) -> Result:
         if item.fault is not None:
