@@ -11,13 +11,14 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
 from astro.transients.decide import doubt, with_priors
 from astro.transients.gp import FEWEST
-from astro.transients.grids import inputs_of
+from astro.transients.grids import fitted
 from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
 from astro.transients.read import files_in, read_all, read_frame, stem
 from astro.transients.threads import in_threads
@@ -42,6 +43,8 @@ class Answers(NamedTuple):
     """(N, K) of both"""
     pooled: Floats
     """(N, C) the network's features"""
+    fits: NDArray[np.object_]
+    """(N,) what is to say of each Gaussian process, `gp.Fit.status`"""
 
 
 def _shares(values: Floats) -> Floats:
@@ -71,9 +74,7 @@ class TransientsPredictor(Predictor):
             over = merge(over, nested(path.split("."), value))
         self.config: TransientsConfig = bundle.config(TransientsConfig, over or None)
         self.classes = self.config.data.classes
-        self.model = Classifier(self.config)
-        self.model.make_room(bundle.state_dict())
-        bundle.load_into(self.model)
+        self.model: Classifier = bundle.load_into(Classifier(self.config))
         self.distances = self.model.distances
         counts = bundle.schema["transients"]["class_counts"]
         self.rates: Floats = _shares(np.array([counts[name] for name in self.classes], np.float64))
@@ -109,35 +110,39 @@ class TransientsPredictor(Predictor):
             if tick is not None:
                 tick(done, len(curves))
         back = np.argsort(np.concatenate(places))
-        z, trees, pooled = (np.concatenate(each)[back] for each in zip(*parts))
-        return Answers(z, trees, self.model.pooled_logits(z, trees), pooled)
+        z, trees, pooled, fits = (np.concatenate(each)[back] for each in zip(*parts))
+        return Answers(z, trees, self.model.pooled_logits(z, trees), pooled, fits)
 
     @torch.no_grad()
-    def _answers(self, curves: Sequence[LightCurve]) -> tuple[Floats, Floats, Floats]:
-        """Logits at equal class rates, the trees' and the network's pooled features."""
+    def _answers(self, curves: Sequence[LightCurve]) -> tuple[NDArray[Any], ...]:
+        """Logits at equal class rates, the trees', the network's pooled features, and words on the fits."""
         data, model = self.config.data, self.model
-        features = model.network.pooled(inputs_of(curves, data.survey, data.grid).to(self.device))
-        logits = model.network.head(features) - model.log_rates
-        return logits.double().cpu().numpy(), model.tree_logs(curves), features.double().cpu().numpy()
+        inputs, fits = fitted(curves, data.survey, data.grid)
+        features = model.network.pooled(inputs.to(self.device))
+        logits = (model.network.head(features) - model.log_rates).double().cpu().numpy()
+        return logits, model.tree_logs(curves), features.double().cpu().numpy(), np.array(fits, object)
 
     def table(self, curves: Sequence[LightCurve], tick: Tick | None = None) -> pd.DataFrame:
-        """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is."""
+        """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is,
+        what it was made of, and what was odd."""
         rows, status = self.usable(curves)
         p = np.tile(self.priors, (len(curves), 1))
         unlike = {name: np.full(len(curves), np.nan) for name in ("doubt", "energy", "distance")}
+        fits = np.full(len(curves), "", object)
         if rows:
             found = self.answers([curves[i] for i in rows], tick)
             p[rows] = self.at_rates(softmax(found.logits, axis=1), self.priors)
             scores = doubt(found.logits)
             unlike["doubt"][rows], unlike["energy"][rows] = scores["max_probability"], scores["energy"]
-            unlike["distance"][rows] = self.distances(found.pooled)
+            unlike["distance"][rows], fits[rows] = self.distances(found.pooled), found.fits
         columns: dict[str, Any] = {"id": [curve.id for curve in curves], "status": status}
         given = np.full(len(curves), "", object)
         given[rows] = np.array(self.classes, object)[p[rows].argmax(1)]
         columns |= {"class": given} | {f"p_{name}": p[:, k] for k, name in enumerate(self.classes)}
         columns |= unlike | {"points": [len(curve) for curve in curves]}
         columns["bands"] = ["".join(b for b in WAVELENGTHS[c.survey] if b in set(c.band)) for c in curves]
-        columns["redshift"] = [curve.redshift for curve in curves]
+        columns |= {"redshift": [curve.redshift for curve in curves], "fit": fits}
+        columns["notes"] = ["; ".join(curve.flags) for curve in curves]
         return pd.DataFrame(columns)
 
     def usable(self, curves: Sequence[LightCurve]) -> tuple[list[int], list[str]]:
