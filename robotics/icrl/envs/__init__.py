@@ -1,0 +1,15 @@
+"""Environments whose task is hidden. Importing this package costs nothing; `register` makes the ids known."""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Register ``icrl/Darkroom-v0``, ``DarkroomPermuted``, ``DarkroomLarge`` and ``DarkKeyToDoor`` likewise.
+
+    The same happens for ``gymnasium.make("robotics.icrl.envs.gym_grid:icrl/Darkroom-v0", goal=(4, 2))``.
+    Raises `EnvironmentUnfit` where gymnasium is not installed.
+    """
+    from shared.errors import need
+
+    need("robotics", "gymnasium")
+    import robotics.icrl.envs.gym_grid  # noqa: F401
