@@ -119,6 +119,14 @@ class Block(nn.Module):
         mixed, state = self.mixer.step(self.norm1(x), state)
         return self._join(x, self.scale1(mixed), None), state
 
+    def prefill(self, x: Tensor) -> tuple[Tensor, State]:
+        """Many tokens (B, L, C) of a causal preln block at once, in evaluation: their outputs, and the state after the
+        last. Only where the mixer has `prefill`."""
+        if self.order != "preln":
+            raise NotImplementedError(f"order {self.order}; preln wanted")
+        mixed, state = self.mixer.prefill(self.norm1(x))  # type: ignore[operator]
+        return self._join(x, self.scale1(mixed), None), state
+
     def _join(self, x: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
         if self.order == "addnorm":
             x = self.norm1(x + mixed, mask)

@@ -1,0 +1,139 @@
+"""Planning with the model's own world model (DICP, arXiv 2502.19009): a beam over actions, best predicted reward first.
+
+Every beam is an imagined continuation of the context: the world model says reward and next observation of each action,
+the `width` beams with the highest sum go on, to the episode's end or `depth` steps, and the best beam's first action is
+played. Actions of the first level come in an order drawn from the policy, which so decides between equals.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robotics.icrl.models.trunk import choose
+from shared.config import Config
+
+
+class Plan(Config):
+    """How far and how wide. Published: width 10; depth grid − 1 in Darkroom, twice that elsewhere; only once the
+    context is full (`legacy` models wait for that). Reals: `samples` actions, the one of highest predicted reward."""
+
+    width: int = Field(10, ge=1, description="beams kept")
+    depth: int = Field(8, ge=1, description="steps looked ahead at most")
+    samples: int = Field(10, ge=1, description="real actions tried, the policy's mean first")
+
+
+@torch.no_grad()
+def plan(
+    network: Any,
+    hidden: Tensor,
+    state: Any,
+    policy: Any,
+    how: Plan,
+    random: torch.Generator | None,
+    *,
+    left: int,
+) -> Tensor:
+    """An action for each of B contexts: `hidden` (B, d) at their last token, `state` after it, `left` steps of the
+    episode (one number for all: episodes in step with each other)."""
+    if not network.spaces.actions:
+        return _best_sample(network, hidden, policy, how, random)
+    count, acts = len(hidden), network.spaces.actions
+    first = _order(policy.logits, random)  # (B, A)
+    depth, width = min(how.depth, left), _width(how, acts, min(how.depth, left))
+    world = network.imagine(hidden[:, None].expand(-1, acts, -1), first)
+    total, seen, action, reward = world.reward, world.observation(), first, world.reward
+    beams = torch.arange(count, device=hidden.device)[:, None].expand(
+        -1, acts
+    )  # whose state each beam goes on from
+    for _ in range(1, depth):
+        total, at = _best(total, width)
+        first, beams, action, reward = (each.gather(1, at) for each in (first, beams, action, reward))
+        seen = seen.gather(1, at[..., None].expand(-1, -1, seen.shape[-1]))
+        wide, calm = at.shape[1], torch.zeros(at.numel(), dtype=torch.bool, device=at.device)
+        token = network.embed(seen.flatten(0, 1), action.flatten(), reward.flatten(), calm, None)
+        deep, state = network.trunk.step(token, choose(state, beams.flatten()))
+        tried = torch.arange(acts, device=at.device).repeat(wide)[None].expand(count, -1)  # (B, wide · A)
+        world = network.imagine(deep.view(count, wide, -1).repeat_interleave(acts, 1), tried)
+        total = total.repeat_interleave(acts, 1) + world.reward
+        seen, action, reward = world.observation(), tried, world.reward
+        first = first.repeat_interleave(acts, 1)
+        beams = torch.arange(count * wide, device=at.device).view(count, wide).repeat_interleave(acts, 1)
+    return first.gather(1, _best(total, 1)[1])[:, 0]
+
+
+@torch.no_grad()
+def legacy_plan(
+    network: Any,
+    context: Tensor,
+    obs: Tensor,
+    policy: Any,
+    how: Plan,
+    random: torch.Generator | None,
+    *,
+    left: int,
+) -> Tensor:
+    """The same with the published tokens: `context` (B, n − 1, d), the query's observation (B, O). Rewards and next
+    states are the likeliest class; the window slides over the imagined steps."""
+    count, acts = len(obs), network.spaces.actions
+    first = _order(policy.logits, random)
+    depth, width = min(how.depth, left), _width(how, acts, min(how.depth, left))
+    query = obs[:, None]  # (B, beams, O)
+    past = context[:, None]  # (B, beams, n − 1, d)
+    tried, total = first, torch.zeros(count, 1, dtype=torch.long, device=obs.device)
+    for level in range(depth):
+        wide = query.shape[1]
+        if level:
+            tried = torch.arange(acts, device=obs.device).repeat(wide)[None].expand(count, -1)
+            first = first.repeat_interleave(acts, 1)
+        past, query = past.repeat_interleave(acts, 1), query.repeat_interleave(acts, 1)
+        flat = network.sequence(past.flatten(0, 1), network.query(query.flatten(0, 1)))
+        asked = network.embed_query_action(tried.flatten())[:, None]
+        hidden = network.trunk(torch.cat([flat, asked], 1))[:, -1].view(count, wide * acts, -1)
+        reward = network.pred_reward(hidden).argmax(-1)
+        after = network.cell(network.pred_next_state(hidden).argmax(-1))
+        total, at = _best(total.repeat_interleave(acts, 1) + reward, width)
+        first, tried, reward = (each.gather(1, at) for each in (first, tried, reward))
+        query, after = (
+            each.gather(1, at[..., None].expand(-1, -1, each.shape[-1])) for each in (query, after)
+        )
+        past = past.gather(1, at[..., None, None].expand(-1, -1, *past.shape[2:]))
+        past = torch.cat([past[:, :, 1:], network.transitions(query, tried, reward, after)[:, :, None]], 2)
+        query = after
+    return first[:, 0]
+
+
+def _order(logits: Tensor, random: torch.Generator | None) -> Tensor:
+    """(B, A) all actions, in an order drawn from the policy without replacement."""
+    share = logits.double().softmax(-1).clamp(min=1e-12).cpu()
+    return torch.multinomial(share, share.shape[1], generator=random).to(logits.device)
+
+
+def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Highest first, equals in their order: values and places (B, at most `width`)."""
+    values, at = total.sort(stable=True, dim=-1, descending=True)
+    return values[:, :width], at[:, :width]
+
+
+def _width(how: Plan, acts: int, depth: int) -> int:
+    """No more beams than there are sequences of actions."""
+    if how.width > acts**how.depth:
+        warnings.warn(
+            f"plan.width {how.width}: {acts}^{how.depth} sequences only; that many are kept", stacklevel=3
+        )
+    return min(how.width, acts**depth)
+
+
+def _best_sample(
+    network: Any, hidden: Tensor, policy: Any, how: Plan, random: torch.Generator | None
+) -> Tensor:
+    tried = [policy.mean, *(policy.sample(random) for _ in range(how.samples - 1))]
+    limit = network.spaces.action_limit
+    actions = torch.stack(tried, 1).clamp(-limit, limit)  # (B, samples, A)
+    world = network.imagine(hidden[:, None].expand(-1, actions.shape[1], -1), actions)
+    best = world.reward.argmax(1)
+    return actions[torch.arange(len(actions), device=actions.device), best]
