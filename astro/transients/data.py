@@ -48,21 +48,49 @@ def _read(path: Path, read: Any) -> Reading:
     return read_all(path, read)
 
 
+def where(config: TransientsConfig) -> str:
+    """What messages call the data."""
+    return "embedded sample" if config.data.path is None else str(config.data.path)
+
+
 def check(config: TransientsConfig) -> list[Fault]:
-    """Every fault of the data set: what the readers say, and what cannot be learned from it."""
-    reading = reading_of(config)
-    faults, where = list(reading.faults), str(config.data.path)
+    """Every fault of the data set: what the readers say, and what cannot be learned from it.
+
+    `data.classes` given (a trained model's, too): one of them must occur; else two large ones.
+    """
+    reading, data = reading_of(config), config.data
+    faults, place = list(reading.faults), where(config)
     labelled = [curve for curve in reading.curves if curve.label is not None]
     if not labelled:
-        faults.append(Fault(where, "no object has a label", "labelled objects", "set data.read.label_column"))
+        if reading.curves or not faults:
+            faults.append(
+                Fault(place, "no object has a label", "labelled objects", "set data.read.label_column")
+            )
         return faults
-    kept = kept_classes(labelled, config.data)
-    if len(kept) < 2:
-        found = f"{len(kept)} class with {config.data.smallest_class} objects or more"
-        faults.append(Fault(where, found, "two or more", "add objects, or lower data.smallest_class"))
+    faults += _class_faults(labelled, data, place)
     surveys = sorted({curve.survey for curve in labelled})
-    if len(surveys) > 1 and not config.data.survey:
-        faults.append(Fault(where, f"bands of {', '.join(surveys)}", "one survey", "set data.survey"))
+    if len(surveys) > 1 and not data.survey:
+        faults.append(Fault(place, f"bands of {', '.join(surveys)}", "one survey", "set data.survey"))
+    return faults
+
+
+def _class_faults(labelled: Sequence[LightCurve], data: TransientsDataConfig, place: str) -> list[Fault]:
+    names = sorted({str(curve.label) for curve in labelled})
+    known, kept = ", ".join(names), kept_classes(labelled, data)
+    if data.classes and not set(data.classes) & set(names):
+        wanted = f"one or more of {', '.join(data.classes)}"
+        return [Fault(place, f"objects of {known}", wanted, "relabel them, or choose other classes")]
+    faults = [
+        Fault(
+            *(place, f"no object of class {name}", f"classes among {known}", "check the name"),
+            severity="warning" if data.classes else "error",
+        )
+        for name in (*data.classes, *data.left_out)
+        if name not in names
+    ]
+    if not data.classes and len(kept) < 2:
+        found = f"{'one class' if kept else 'no class'} with {data.smallest_class} objects or more"
+        faults.append(Fault(place, found, "two or more", "add objects, or lower data.smallest_class"))
     return faults
 
 
@@ -84,8 +112,9 @@ def kept_classes(curves: Sequence[LightCurve], data: TransientsDataConfig) -> tu
 def split(
     curves: Sequence[LightCurve], data: TransientsDataConfig, seed: int
 ) -> dict[Part, NDArray[np.int64]]:
-    """Rows of each part: within a class by the hash of (seed, id), so an object stays where it is. `data.fold` turns
-    the order on by so many test parts."""
+    """Rows of each part: within a class by the hash of (seed, id), so that others of its class, added or removed,
+    move only objects at a part's border, and other classes none. `data.fold` turns the order on by so many test parts.
+    """
     parts: dict[Part, list[int]] = {"train": [], "val": [], "test": []}
     for name in sorted({str(curve.label) for curve in curves}):
         rows = [i for i, curve in enumerate(curves) if curve.label == name]
@@ -174,11 +203,14 @@ class TransientsData(pl.LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Read, split and grid. Raises `DataInvalid`."""
-        if not len(self.train_set) or not len(self.val_set):
-            where = str(self.config.data.path)
+        train, val = self.part("train"), self.part("val")
+        kinds = sorted({str(curve.label) for curve in train})
+        if len(kinds) < 2 or not val:
+            found = f"usable objects: {len(train)} ({', '.join(kinds) or 'none'}) to train on, {len(val)} to validate"
             raise DataInvalid(
-                [Fault(where, "no object to train on or to validate with", "some of both", "add objects")]
+                [Fault(where(self.config), found, "two classes, and some of both", "add objects")]
             )
+        _ = self.train_set, self.val_set
 
     def fingerprint(self) -> str:
         """sha256 over ids, labels and fluxes of `curves`."""
@@ -197,8 +229,7 @@ class TransientsData(pl.LightningDataModule):
             f"{number['test']} to test, split by object within each class",
             "classes: " + ", ".join(f"{name} {shares[name]}" for name in config.data.classes),
         )
-        source = "embedded sample" if config.data.path is None else str(config.data.path)
-        return DataFacts(source, self.fingerprint(), len(self.train_set), notes)
+        return DataFacts(where(config), self.fingerprint(), len(self.train_set), notes)
 
     def train_dataloader(self) -> ExactLoader:
         return make_loader(self.train_set, self.config.train.batch_size, self.config.seed)
