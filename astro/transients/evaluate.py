@@ -14,7 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData, infer
+from astro.transients.data import TransientsData, reading_of, where
 from astro.transients.explain import activation_maps
 from astro.transients.features import features
 from astro.transients.figures import (
@@ -26,16 +26,29 @@ from astro.transients.figures import (
 )
 from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import OK, WAVELENGTHS, Floats, LightCurve
-from astro.transients.metrics import KAGGLE_WEIGHTS, bootstrap, log_loss, ranking, recalls, summary
+from astro.transients.metrics import (
+    KAGGLE_WEIGHTS,
+    bootstrap,
+    log_loss,
+    ranking,
+    recalls,
+    reliability,
+    summary,
+)
 from astro.transients.predict import TransientsPredictor
 from astro.transients.task import grow
 from shared.bundle import Bundle
+from shared.config import flatten
 from shared.errors import DataInvalid, Fault, UsageError
 from shared.io.atomic import atomic_write_text
 from shared.pipeline import Evaluation
 from shared.plots.style import save_png
 
 Labels = Any
+PARTLY = ("log_loss", "accuracy", "balanced_accuracy", "auc_macro", "ece")
+"""Scores of the network and of the trees alone."""
+SPLIT = ("seed", "data.validation", "data.test", "data.fold")
+"""Of the configuration: what decides which objects a model was not trained on."""
 CONVENTIONS = (
     "log_loss is flat over the classes present and global, not a mean over batches, of the probabilities at equal "
     "class rates; log_loss_weighted has PLAsTiCC's class weights. Calibration (ece, brier) is that of the "
@@ -62,21 +75,12 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
 
     Raises `DataInvalid` where nothing can be scored, `UsageError` for labels the model does not know.
     """
-    predictor = TransientsPredictor(bundle, {})
+    predictor = TransientsPredictor(bundle, config.predict.model_dump())
     names = predictor.classes
-    if config.data.path is not None and not set(infer(config)["classes"]) & set(names):
-        raise UsageError(
-            f"{config.data.path}: none of the classes {', '.join(names)}; the model's wanted; relabel"
-        )
-    data = TransientsData(
-        config.model_copy(update={"data": config.data.model_copy(update={"classes": names})})
-    )
-    own = data.fingerprint() == bundle.schema["data_fingerprint"]
+    data, own = _to_score(predictor, bundle, config)
     curves = data.part("test") if own else data.curves
     if not curves:
-        raise DataInvalid(
-            [Fault(str(config.data.path), "nothing held out", "labelled objects", "check data.test")]
-        )
+        raise DataInvalid([Fault(where(config), "nothing held out", "labelled objects", "check data.test")])
     labels = np.array([names.index(str(curve.label)) for curve in curves])
     table = predictor.table(curves)
     p = table[[f"p_{name}" for name in names]].to_numpy()
@@ -90,12 +94,12 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     result.rates = _by_rates(predictor, labels, flat)
     if not predictor.config.model.trees and own:
         parts["trees"] = _other_trees(data, curves)
-    for name, probability in parts.items():
-        found = summary(labels, predictor.at_rates(probability, predictor.priors), names)
-        found["log_loss"] = log_loss(labels, probability)
-        result.metrics |= {
-            f"{name}_{key}": found[key] for key in ("log_loss", "accuracy", "balanced_accuracy", "auc_macro")
-        }
+    result.metrics |= _alone(predictor, labels, parts)
+    result.notes.append(
+        f"ECE {result.metrics['network_ece']:.3f} of the network as trained, {metrics['ece']:.3f} after the validation "
+        f"part set its temperature to {float(predictor.model.temperature):.2f}"
+        + (" and weighed the trees." if predictor.config.model.trees else ".")
+    )
     if data.unknown:
         result.unknown = _noticed(table, predictor.table(data.unknown))
         result.metrics |= {f"unknown_auc_{row['score']}": row["auc"] for row in result.unknown}
@@ -109,21 +113,43 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     return result
 
 
+def _to_score(
+    predictor: TransientsPredictor, bundle: Bundle, config: TransientsConfig
+) -> tuple[TransientsData, bool]:
+    """The data, and whether they are the model's own, of which the test part alone may be scored."""
+    names, place = predictor.classes, where(config)
+    found = sorted({str(c.label) for c in reading_of(config).checked() if c.label is not None})
+    if not set(found) & set(names):
+        raise UsageError(
+            f"{place}: objects of {', '.join(found) or 'no class'}; one or more of {', '.join(names)} wanted; relabel "
+            "them, or choose another model"
+        )
+    data = TransientsData(
+        config.model_copy(update={"data": config.data.model_copy(update={"classes": names})})
+    )
+    own = data.fingerprint() == bundle.schema["data_fingerprint"]
+    for key in SPLIT if own else ():
+        asked, kept = (flatten(each)[key] for each in (config, predictor.config))
+        if asked != kept:
+            raise UsageError(
+                f"configuration:{key}: {asked}; {kept} wanted, for {bundle.path} was trained on objects of another "
+                "test part; leave the split as it was"
+            )
+    return data, own
+
+
 def _flat_probabilities(
     predictor: TransientsPredictor, curves: Sequence[LightCurve]
 ) -> tuple[Floats, dict[str, Floats]]:
     """(N, K) at equal class rates, all equal where nothing can be said; and of the network and the trees alone."""
     rows, _ = predictor.usable(curves)
-    found = predictor.answers([curves[i] for i in rows])
-    logits = {"both": found.logits, "network": found.network}
-    if predictor.config.model.trees:
-        logits["trees"] = found.trees
-    out = {
-        name: np.full((len(curves), len(predictor.classes)), 1 / len(predictor.classes)) for name in logits
-    }
-    for name, values in logits.items():
-        out[name][rows] = softmax(values, axis=1)
-    return out.pop("both"), out
+    alone, classes = ("network", "trees") if predictor.config.model.trees else ("network",), predictor.classes
+    out = {name: np.full((len(curves), len(classes)), 1 / len(classes)) for name in ("logits", *alone)}
+    if rows:
+        found = predictor.answers([curves[i] for i in rows])
+        for name, p in out.items():
+            p[rows] = softmax(getattr(found, name), axis=1)
+    return out.pop("logits"), out
 
 
 def _scores(predictor: TransientsPredictor, labels: Labels, p: Floats, flat: Floats) -> dict[str, float]:
@@ -135,6 +161,17 @@ def _scores(predictor: TransientsPredictor, labels: Labels, p: Floats, flat: Flo
     found |= {"log_loss": log_loss(labels, flat), "log_loss_weighted": log_loss(labels, flat, weights)}
     kept = summary(labels, at_training, names)
     return found | {"ece": kept["ece"], "brier": kept["brier"]}
+
+
+def _alone(predictor: TransientsPredictor, labels: Labels, parts: dict[str, Floats]) -> dict[str, float]:
+    """Of the network and of the trees, by the same conventions."""
+    out: dict[str, float] = {}
+    for name, flat in parts.items():
+        found = summary(labels, predictor.at_rates(flat, predictor.priors), predictor.classes)
+        found["log_loss"] = log_loss(labels, flat)
+        found["ece"] = reliability(labels, predictor.at_rates(flat, predictor.rates)).ece
+        out |= {f"{name}_{key}": found[key] for key in PARTLY}
+    return out
 
 
 def _by_rates(predictor: TransientsPredictor, labels: Labels, flat: Floats) -> list[dict[str, Any]]:
@@ -178,15 +215,16 @@ def _by_days(
     """Scores of what was known so many days after the first detection."""
     rows = []
     for days in (*config.evaluate.days, np.inf):
-        table = predictor.table([until(curve, days) for curve in curves])
-        p = table[[f"p_{name}" for name in predictor.classes]].to_numpy()
+        young = [until(curve, days) for curve in curves]
+        flat, _ = _flat_probabilities(predictor, young)
+        p = predictor.at_rates(flat, predictor.priors)
         rows.append(
             {
                 "days": days,
                 "accuracy": float((p.argmax(1) == labels).mean()),
                 "balanced_accuracy": float(np.nanmean(recalls(labels, p))),
-                "log_loss": log_loss(labels, p),
-                "classified": float((table["class"] != "").mean()),
+                "log_loss": log_loss(labels, flat),
+                "classified": len(predictor.usable(young)[0]) / len(young),
             }
         )
     return rows

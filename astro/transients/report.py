@@ -32,7 +32,7 @@ def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluatio
     """Scores by class and by day, pictures, notes and limits."""
     metrics, classes = evaluation.metrics, getattr(evaluation, "classes", [])
     report.heading("Network, trees, and both")
-    names = ("accuracy", "balanced_accuracy", "log_loss", "auc_macro")
+    names = ("accuracy", "balanced_accuracy", "log_loss", "auc_macro", "ece")
     rows = [
         {"model": title, **{name: f"{metrics[prefix + name]:.3f}" for name in names}}
         for prefix, title in PARTS[config.model.trees].items()
