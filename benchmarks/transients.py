@@ -271,7 +271,7 @@ def _held_to(cores: int) -> Iterator[None]:
 
 STAGES = {
     "packets to light curves": (rooms, "read_all"),
-    "Gaussian process": (rooms, "inputs_of"),
+    "Gaussian process": (rooms, "fitted"),
     "network": (TransientNetwork, "pooled"),
     "trees": (Classifier, "tree_logs"),
     "table written": (TransientsPredictor, "write"),

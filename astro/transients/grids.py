@@ -26,7 +26,7 @@ def inputs_of(curves: Sequence[LightCurve], survey: str, times: int, shown: bool
     places, parts, done = [], [], 0
     with Progress(shown=shown and len(curves) > CHUNK) as progress:
         task = progress.task("light curves to grids", len(curves))
-        for rows, part in in_threads(lambda some: _inputs(some, survey, times), curves, CHUNK):
+        for rows, part in in_threads(lambda some: fitted(some, survey, times)[0], curves, CHUNK):
             places.append(rows)
             parts.append(part)
             done += len(rows)
@@ -34,17 +34,20 @@ def inputs_of(curves: Sequence[LightCurve], survey: str, times: int, shown: bool
     return Inputs(*(torch.cat(each) for each in zip(*parts))).take(np.argsort(np.concatenate(places)))
 
 
-def _inputs(curves: Sequence[LightCurve], survey: str, times: int) -> Inputs:
+def fitted(curves: Sequence[LightCurve], survey: str, times: int) -> tuple[Inputs, list[str]]:
+    """The same, of all at once, and what `gp.fit` says of each."""
     trimmed = [gp.trim(curve) for curve in curves]
-    grid = gp.grid(trimmed, gp.fit(trimmed), times, WAVELENGTHS[survey])
+    fits = gp.fit(trimmed)
+    grid = gp.grid(trimmed, fits, times, WAVELENGTHS[survey])
     redshift = np.array([(curve.redshift, curve.redshift_error) for curve in curves], np.float32)
-    return Inputs(
+    inputs = Inputs(
         torch.from_numpy(grid.mean).float(),
         torch.from_numpy(grid.std).float(),
         torch.from_numpy(grid.present),
         torch.from_numpy(grid.times[:, -1] - grid.times[:, 0]).float(),
         torch.from_numpy(redshift.reshape(-1, 2)),
     )
+    return inputs, [each.status for each in fits]
 
 
 def until(curve: LightCurve, days: float) -> LightCurve:

@@ -53,6 +53,8 @@ class LightCurve:
     """One of `STATUSES`"""
     notes: tuple[str, ...] = field(default=())
     """What was dropped, merged or converted while reading, with counts."""
+    flags: tuple[str, ...] = field(default=())
+    """Those of `notes` that are of this object alone, not of every one that was read with it."""
 
     def __len__(self) -> int:
         return len(self.time)

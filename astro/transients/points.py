@@ -218,6 +218,7 @@ def _split(rows: Rows, objects: Objects, survey: str, common: tuple[str, ...]) -
             source=objects.source[index],
             status=_status(rows.time[part], detected[part], objects.status.get(index)),
             notes=(*common, *objects.notes[index]),
+            flags=tuple(objects.notes[index]),
         )
         out.append(curve)
     return out
