@@ -76,7 +76,9 @@ class Columns:
         have = ", ".join(map(str, frame.columns[:12])) + (", …" if len(frame.columns) > 12 else "")
         known = self.layout.columns.get(role, ())
         wanted = f"a column of {role}s" + (f" ({', '.join(known[:6])})" if known else "")
-        return invalid(self.source, found, wanted, f"name it in {role}_column (columns: {have})", role)
+        return invalid(
+            self.source, found, wanted, f"name it in data.read.{role}_column (columns: {have})", role
+        )
 
     def column(self, role: str) -> str | None:
         """Of the observations."""

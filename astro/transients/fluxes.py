@@ -35,7 +35,7 @@ def read_fluxes(columns: Columns) -> tuple[Floats, Floats]:
     sure = columns.layout is not TABLE or name.lower() in surveys.STATED_ZERO_POINTS
     if columns.config.check_magnitudes and not sure and photometry.look_like_magnitudes(value, error):
         found = "all values between 10 and 30 with errors below 1: magnitudes given as fluxes?"
-        mend = "set unit=mag to convert them; check_magnitudes=false if they are fluxes"
+        mend = "set data.read.unit=mag to convert them; data.read.check_magnitudes=false if they are fluxes"
         raise invalid(columns.source, found, "fluxes", mend, name)
     own = _unit(columns, error_name) if error_name in columns.table.units else zero_point
     with np.errstate(over="ignore"):
@@ -53,7 +53,7 @@ def _value_column(columns: Columns) -> tuple[str, bool]:
     is_magnitude = config.unit == "mag" or stated or (told is None and name == magnitude)
     if is_magnitude and config.unit not in (None, "mag"):
         found = f"{name} holds magnitudes, unit={config.unit} was told"
-        raise invalid(columns.source, found, "one of them", "set unit=mag", name)
+        raise invalid(columns.source, found, "one of them", "set data.read.unit=mag", name)
     if is_magnitude and config.zero_point is not None:
         found = f"{name} holds magnitudes, zero_point={config.zero_point:g} was told"
         raise invalid(columns.source, found, "AB magnitudes, which need none", "leave it out", name)
@@ -89,12 +89,14 @@ def _zero_point(columns: Columns, name: str) -> float | Floats:
     if by_row is not None:
         return by_row
     if not said:
-        mend = "set unit (nJy, uJy, mJy, Jy, mag) or zero_point (27.5 for PLAsTiCC and FLUXCAL)"
+        mend = "set data.read.unit (nJy, uJy, mJy, Jy, mag) or data.read.zero_point (27.5 for PLAsTiCC and FLUXCAL)"
         raise invalid(columns.source, f"no unit for {name}", "a unit, as the table has none", mend, name)
     values = list(said.values())
     if max(values) - min(values) > 1e-6:
         found = f"two zero points: {' and '.join(said)}"
-        raise invalid(columns.source, found, "one", "leave out what is wrong, or set format=table", name)
+        raise invalid(
+            columns.source, found, "one", "leave out what is wrong, or set data.read.format=table", name
+        )
     same = abs(values[0] - ZERO_POINT) < 1e-6
     columns.say(f"fluxes {'at' if same else f'from zero point {values[0]:g} to'} {ZERO_POINT}")
     return values[0]
@@ -112,7 +114,7 @@ def _zero_points_by_row(columns: Columns, said: dict[str, float]) -> Floats | No
     kinds = np.unique(values[np.isfinite(values)])
     if len(kinds) > 1:
         some = " and ".join(f"{z:g}" for z in kinds[:4]) + (" and more" if len(kinds) > 4 else "")
-        mend = f"convert them to one, or set zero_point_column={name} to have each row converted"
+        mend = f"convert them to one, or set data.read.zero_point_column={name} to have each row converted"
         raise invalid(columns.source, f"mixed zero points: {some}", "one in a table", mend, name)
     if len(kinds) == 1:
         said[f"column {name} ({kinds[0]:g})"] = float(kinds[0])

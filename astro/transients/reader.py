@@ -161,7 +161,9 @@ class Reader(Columns):
         if kind == "auto" and guess != "mjd":
             raise self._ask_time(name, time, guess)
         if kind == "jd" and guess == "mjd" and self.config.time != "auto" and len(time):
-            raise invalid(self.source, "values below 2400000", "Julian dates, as told", "set time=mjd", name)
+            raise invalid(
+                self.source, "values below 2400000", "Julian dates, as told", "set data.read.time=mjd", name
+            )
         scale = self.table.scales.get(name, "as given (TAI and UTC differ by 37 s: no matter here)")
         self.notes.append(f"times: {'mjd' if kind == 'auto' else kind}, scale {scale}")
         return photometry.to_mjd(time, kind)
@@ -175,7 +177,7 @@ class Reader(Columns):
             )
         if guess is None:
             return invalid(self.source, found, "times as MJD", "convert them", name)
-        mend = f"set time={guess} if they are, else convert them to MJD"
+        mend = f"set data.read.time={guess} if they are, else convert them to MJD"
         return invalid(
             self.source, f"{found}; they look like {photometry.TIME_NAMES[guess]}", "MJD", mend, name
         )

@@ -222,7 +222,7 @@ def test_magnitudes_given_as_fluxes() -> None:
     table = frame(flux=[18.0, 19.0, 20.0, 21.0] * 2, flux_err=[0.1] * 8)
     assert said(lambda: read_frame(table, NJY)) == (
         "frame:flux: all values between 10 and 30 with errors below 1: magnitudes given as fluxes?; fluxes; "
-        "set unit=mag to convert them; check_magnitudes=false if they are fluxes"
+        "set data.read.unit=mag to convert them; data.read.check_magnitudes=false if they are fluxes"
     )
     first = read_frame(table, ReadConfig(unit="mag"))[0]
     np.testing.assert_allclose(first.flux, 10 ** (0.4 * (27.5 - np.array([18.0, 19, 20, 21]))))
@@ -233,7 +233,7 @@ def test_magnitudes_given_as_fluxes() -> None:
 def test_a_table_without_a_unit_asks_for_one() -> None:
     assert said(lambda: read_frame(frame())) == (
         "frame:flux: no unit for flux; a unit, as the table has none; "
-        "set unit (nJy, uJy, mJy, Jy, mag) or zero_point (27.5 for PLAsTiCC and FLUXCAL)"
+        "set data.read.unit (nJy, uJy, mJy, Jy, mag) or data.read.zero_point (27.5 for PLAsTiCC and FLUXCAL)"
     )
 
 
@@ -263,7 +263,7 @@ def test_mixed_zero_points() -> None:
     table = frame(zp=[25.0] * 4 + [27.5] * 4)
     assert said(lambda: read_frame(table)) == (
         "frame:zp: mixed zero points: 25 and 27.5; one in a table; "
-        "convert them to one, or set zero_point_column=zp to have each row converted"
+        "convert them to one, or set data.read.zero_point_column=zp to have each row converted"
     )
     first, second = read_frame(table, ReadConfig(zero_point_column="zp"))
     assert (first.flux[0], second.flux[0]) == (pytest.approx(1000.0), pytest.approx(100.0))
@@ -296,16 +296,19 @@ def test_absent_redshifts(z: float) -> None:
     [
         (
             [2460000.5, 2460001.5, 2460002.5, 2460003.5],
-            "look like Julian dates (JD = MJD + 2400000.5); MJD; set time=jd",
+            "look like Julian dates (JD = MJD + 2400000.5); MJD; set data.read.time=jd",
         ),
-        ([5.184e9, 5.1841e9, 5.1842e9, 5.1843e9], "look like MJD in seconds; MJD; set time=mjd_seconds"),
+        (
+            [5.184e9, 5.1841e9, 5.1842e9, 5.1843e9],
+            "look like MJD in seconds; MJD; set data.read.time=mjd_seconds",
+        ),
         (
             [1.7e9, 1.70001e9, 1.70002e9, 1.7001e9],
-            "look like seconds since 1970 (Unix or TAI); MJD; set time=unix",
+            "look like seconds since 1970 (Unix or TAI); MJD; set data.read.time=unix",
         ),
         (
             [1.7e18, 1.7001e18, 1.7002e18, 1.7003e18],
-            "look like nanoseconds since 1970 (TAI or Unix); MJD; set time=nano",
+            "look like nanoseconds since 1970 (TAI or Unix); MJD; set data.read.time=nano",
         ),
     ],
 )
@@ -334,7 +337,7 @@ def test_times_told_or_named() -> None:
 def test_missing_columns(column: str, role: str) -> None:
     text = said(lambda: read_frame(frame().drop(columns=column), NJY))
     assert text.startswith(f"frame:{role}: no column of {role}s; a column of {role}s")
-    assert f"name it in {role}_column (columns: " in text
+    assert f"name it in data.read.{role}_column (columns: " in text
     renamed = frame().rename(columns={column: "odd"})
     assert_same(
         read_frame(renamed, ReadConfig(unit="nJy", **{f"{role}_column": "odd"})), read_frame(frame(), NJY)
