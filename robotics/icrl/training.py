@@ -43,6 +43,7 @@ class FitConfig(Config):
     seconds: float = Field(
         0.0, ge=0, description="stop after so long, the rate falling with time; 0 = no limit"
     )
+    graph: bool = Field(True, description="record a step once on a GPU and replay it")
     seed: int = 0
 
 
@@ -74,7 +75,7 @@ def train(
     fit, say = fit or FitConfig(), say or (lambda _: None)
     length = _length(arrays, model, say)
     place = torch.device(device)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+    with torch.random.fork_rng([torch.cuda.current_device()] if place.type == "cuda" else []):
         torch.manual_seed(fit.seed)
         network = build(model, spaces)
         network.fit_scaling(arrays)
@@ -165,7 +166,7 @@ class _Loop:
 
     def run(self, say: Callable[[str], None]) -> Trained:
         began, curve, done, seen, spent = time.monotonic(), [], 0, 0, 0.0
-        step = self.recorded() if self.on_gpu else self.step
+        step = self.recorded() if self.on_gpu and self.fit.graph else self.step
         while done < self.fit.steps and not (self.fit.seconds and spent >= self.fit.seconds):
             share = done / self.fit.steps
             if self.fit.seconds:
