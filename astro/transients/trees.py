@@ -155,7 +155,9 @@ class Trees:
         wanted = {each.name for each in fields(cls)}
         if set(state) != wanted:
             raise ValueError(f"arrays {', '.join(sorted(state))}; {', '.join(sorted(wanted))} wanted")
-        return cls(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
+        arrays = {name: tensor.cpu() for name, tensor in state.items()}
+        # Kept in single precision, but added up in double, as when they were grown.
+        return cls(**{k: (v.double() if v.is_floating_point() else v).numpy() for k, v in arrays.items()})
 
 
 def _single(threshold: Floats) -> Floats:
