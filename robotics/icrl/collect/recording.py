@@ -1,0 +1,85 @@
+"""What a collector saw, and the histories made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robotics.icrl.envs.batch import GridBatch
+from robotics.icrl.envs.grid import ACTIONS, GridTask, labels, positions, random_returns, transitions
+from robotics.icrl.store import Histories, Task
+
+
+@dataclass
+class Recording:
+    """(steps, tasks, streams), every stream from its first episode's start on; small types, since it is large."""
+
+    cells: NDArray[np.uint8]
+    actions: NDArray[np.uint8]
+    rewarded: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, steps: int, batch: GridBatch) -> Recording:
+        shape = (steps, *batch.shape)
+        return cls(np.empty(shape, np.uint8), np.empty(shape, np.uint8), np.empty(shape, bool))
+
+    def act(self, step: int, batch: GridBatch, actions: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Play `actions` in `batch` and note them; begins new episodes where the old ones are over."""
+        if batch.elapsed == batch.family.horizon:
+            batch.reset()
+        self.cells[step] = batch.cells
+        self.actions[step] = actions
+        rewarded = batch.advance(actions)
+        self.rewarded[step] = rewarded
+        return rewarded
+
+
+def described(chosen: Sequence[GridTask]) -> list[Task]:
+    """Tasks of one family as a store describes them."""
+    at_random = random_returns(chosen)
+    return [
+        Task(task.index, task.params, 0.0, task.optimum, float(value))
+        for task, value in zip(chosen, at_random)
+    ]
+
+
+def histories(
+    chosen: Sequence[GridTask], recording: Recording, numbers: NDArray[np.int64], source: str
+) -> list[Histories]:
+    """One block per task; `numbers` names the streams."""
+    steps = len(recording.cells)
+    room = chosen[0].family
+    step = np.arange(steps)
+    over = (step + 1) % room.horizon == 0
+    shape = (len(numbers), steps)
+    places, table = positions(room.size), transitions(room.size)
+    blocks = []
+    for row, task in enumerate(chosen):
+        cells, actions, rewards = (
+            np.ascontiguousarray(array[:, row].T)
+            for array in (recording.cells, recording.actions, recording.rewarded)
+        )
+        obs, final = places[cells], np.zeros((*shape, 2), np.uint8)
+        kept = np.union1d(np.flatnonzero(over), [steps - 1])
+        moves = np.asarray(task.moves)[actions[:, kept]]
+        final[:, kept] = places[table.ravel()[cells[:, kept].astype(np.intp) * ACTIONS + moves]]
+        starts = np.broadcast_to(step % room.horizon == 0, shape)
+        blocks.append(
+            Histories(
+                obs=obs,
+                actions=actions,
+                rewards=rewards.astype(np.float32),
+                terminations=np.zeros(shape, bool),
+                truncations=np.broadcast_to(over, shape).copy(),
+                episode=np.broadcast_to(step // room.horizon, shape).astype(np.int32),
+                final_obs=final,
+                task=np.full(len(numbers), task.index),
+                history=numbers,
+                source=np.full(len(numbers), source),
+                optimal_actions=labels(task, obs, rewards, starts).astype(np.uint8),
+            )
+        )
+    return blocks
