@@ -192,7 +192,8 @@ LAYOUTS: Mapping[str, Layout] = {
             metadata=(_PAIR,),
             all_detected=True,
             notes=(
-                "redshift left out: it may rest on the spectrum that gave the type (data.read.redshift_column reads it)",
+                "redshift left out: it may rest on the spectrum that gave the type "
+                "(data.read.redshift_column reads it)",
             ),
         ),
     )
