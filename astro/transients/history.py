@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +86,8 @@ class History:
     """Unreadable until one packet can be read"""
     last: float = NEVER
     """MJD of its latest alert"""
+    common: tuple[str, ...] = ()
+    """What is taken for granted of its packets"""
     notes: list[str] = field(default_factory=list)
     """On the packets learned"""
 
@@ -97,7 +99,8 @@ class History:
         for role, value in packet.about.items():
             if not math.isnan(value):
                 self.about[role] = max(self.about.get(role, (NEVER, NEVER)), (packet.at, value))
-        self.notes += [text for text in (*packet.common, *packet.notes) if text not in self.notes]
+        self.common = packet.common or self.common
+        self.notes += [text for text in packet.notes if text not in self.notes]
 
 
 # ---------------------------------------------------------------- merging
@@ -223,4 +226,5 @@ def _survey_curves(histories: Sequence[History], survey: str, config: ReadConfig
     detected = np.where(rank == DETECTION, 1.0, np.nan)
     time, flux, error = (np.ascontiguousarray(points[name]) for name in ("time", "flux", "error"))
     rows = Rows(code, time, points["band"].astype(np.int64), flux, error, detected, rank)
-    return curves_of(rows, objects, survey, config)
+    found = curves_of(rows, objects, survey, config)
+    return [replace(one, notes=(*each.common, *one.notes)) for one, each in zip(found, histories)]

@@ -4,9 +4,9 @@
     rows, faults = stream.update(packets)
 
 What is known is merged as a folder's alerts are (`history`), so no order and no repetition of deliveries changes it,
-and after the same alerts a stream's rows are those of ``pipelines predict transients FOLDER``. It does not depend on
-the model: a saved state may be loaded beside a newer one. 35 bytes a measurement and about 600 an object are held:
-3 kB for one of 70 measurements.
+and after the same alerts a stream's rows are those of ``pipelines predict transients FOLDER``, but for notes. It does
+not depend on the model: a saved state may be loaded beside a newer one. 35 bytes a measurement and about 600 an object
+are held: 3 kB for one of 70 measurements.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
     """Of one update."""
 
     rows: pd.DataFrame
-    """`TransientsPredictor.table` of the objects it touched, in order of first mention"""
+    """`TransientsPredictor.table` of the objects it touched, in order of first mention; notes on this update alone"""
     faults: list[Fault]
     """What could not be read, a line each; warnings where an object's other packets or points still count"""
 
