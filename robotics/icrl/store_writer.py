@@ -9,6 +9,7 @@ ascending order: the same histories give the same bytes, whatever pieces they ca
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +34,8 @@ from robotics.icrl.store import (
     parts_folder,
     store_files,
 )
-from shared.errors import DataInvalid, Fault, UsageError
-from shared.io.atomic import atomic_path
+from shared.errors import DataInvalid, Fault, ResourcesExhausted, UsageError
+from shared.io.atomic import atomic_path, sync_folder
 
 _GZIP = 1
 """Compression level: the higher ones take four times as long for a tenth less."""
@@ -119,15 +120,21 @@ class StoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if isinstance(error, ResourcesExhausted | OSError):
+            self._lock.release()  # the parts stay, and are read; merging wants the room that lacks
+        else:
+            self.close()
 
 
 def merge(path: Path) -> None:
     """One file of a store and its parts, in place of the store's; the parts stay. Raises `DataInvalid`."""
     store = Store(path)
-    with atomic_path(path) as temp, _created(temp, store.meta) as file:
+    merged = parts_folder(path) / "merged.h5"  # what a kill leaves of it goes away with the folder
+    with atomic_path(merged) as temp, _created(temp, store.meta) as file:
         for index in store.tasks:
             _merge_task(_group(file, store.task(index)), store.rows(index))
+    os.replace(merged, path)
+    sync_folder(path.parent)
 
 
 def _created(path: Path, meta: Meta) -> h5py.File:

@@ -1,0 +1,101 @@
+"""DICP's published history files (``history_<env>_PPO_alg-seed<N>.hdf5``) as stores.
+
+Their arrays are (step, stream, …), their next state at an episode's end is the reset state (spec 0.11); the true last
+observation follows from the grid's rules, which are checked against every other step. `optimal_actions` are theirs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from robotics.icrl.collect.recording import Recording, described, histories
+from robotics.icrl.envs.grid import ACTIONS, Family, GridTask, cells_of, family, transitions
+from robotics.icrl.store import Histories, Meta, Store, opened
+from robotics.icrl.store_writer import Resume, StoreWriter
+from shared.errors import DataInvalid, Fault, UsageError
+
+_FAMILIES = {
+    "darkroom": "darkroom",
+    "darkroompermuted": "darkroom-permuted",
+    "darkkeytodoor": "dark-key-to-door",
+}
+_NAME = re.compile(r"history_(?P<env>[a-z]+)_(?P<alg>\w+)_alg-seed(?P<seed>\d+)")
+_ARRAYS = ("states", "actions", "rewards", "next_states", "dones")
+
+
+def convert_dicp(source: Path, target: Path, env_name: str | None = None, resume: Resume = "auto") -> Store:
+    """A store of the histories in `source`; the environment is read off the file's name unless named.
+
+    Raises `DataInvalid` for a file of another layout, or one that breaks the grid's rules; `UsageError` for others.
+    """
+    match = _NAME.match(Path(source).name)
+    if env_name is None:
+        env_name = _FAMILIES.get(match["env"]) if match else None
+    if env_name is None:
+        raise UsageError(
+            f"{source}: no environment in its name; history_darkroom_PPO_alg-seed0.hdf5 or the like wanted "
+            f"({', '.join(_FAMILIES)}); name the environment"
+        )
+    room = family(env_name)
+    algorithm, seed = (match["alg"].lower(), int(match["seed"])) if match else ("unknown", 0)
+    hyper = {"converted_from": "dicp"}
+    meta = Meta(
+        room.env_id, algorithm, seed, room.horizon, room.observation_space, room.action_space, {}, hyper
+    )
+    with opened(source) as file, StoreWriter(target, meta, resume) as writer:
+        numbered = sorted((name for name in file if name.isdigit()), key=int)
+        if not numbered:
+            raise _invalid(source, "no group named by a task's number", "0, 1, 2, …")
+        for name in numbered:
+            if not 0 <= int(name) < len(room):
+                raise _invalid(source, f"no such task of {room.name}", f"0 to {len(room) - 1}", name)
+            task = room.task(int(name))
+            block = _block(source, file[name], name, room, task, algorithm)
+            if len(writer.missing(task.index, len(block))):
+                writer.add([(described([task])[0], block)])
+    return Store(target)
+
+
+def _block(
+    source: Path, group: h5py.Group, name: str, room: Family, task: GridTask, algorithm: str
+) -> Histories:
+    absent = [key for key in _ARRAYS if key not in group]
+    if absent:
+        raise _invalid(source, f"no dataset {absent[0]}", ", ".join(_ARRAYS), name)
+    states, actions, rewards, after, dones = (group[key][()] for key in _ARRAYS)
+    shape = dones.shape
+    if len(shape) != 2 or states.shape != (*shape, 2) or after.shape != (*shape, 2) or actions.shape != shape:
+        raise _invalid(
+            source, f"states {states.shape}, dones {shape}", "(step, stream, 2), (step, stream)", name
+        )
+    over = (np.arange(len(states)) + 1) % room.horizon == 0
+    if not (dones == over[:, None]).all():
+        raise _invalid(source, "dones elsewhere", f"one each {room.horizon} steps", name)
+    if actions.min() < 0 or actions.max() >= ACTIONS or states.min() < 0 or states.max() >= room.size:
+        raise _invalid(source, "states or actions out of range", f"a {room.size} x {room.size} room", name)
+    if not (states[1:] == after[:-1]).all() or not (states[0] == room.start).all():
+        raise _invalid(
+            source, "next states that are not the next step's", "steps in order from the start", name
+        )
+    cells = cells_of(states, room.size)
+    moved = transitions(room.size)[cells, np.asarray(task.moves)[actions]]
+    inside = ~over
+    if not (moved[inside] == cells_of(after, room.size)[inside]).all():
+        raise _invalid(source, "a step that the rules do not allow", f"moves of {room.name}", name)
+    recording = Recording(
+        cells.astype(np.uint8)[:, None], actions.astype(np.uint8)[:, None], rewards[:, None] > 0
+    )
+    block = histories([task], recording, np.arange(shape[1]), algorithm)[0]
+    if "optimal_actions" in group:
+        block.optimal_actions = group["optimal_actions"][()].astype(np.uint8)
+    return block
+
+
+def _invalid(source: Path, found: str, wanted: str, field: str = "") -> DataInvalid:
+    return DataInvalid(
+        [Fault(source, found, wanted, "take the file that DICP's collect_data.py wrote", field)]
+    )
