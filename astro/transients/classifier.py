@@ -28,7 +28,7 @@ from astro.transients.trees import Trees
 SURE = 1e-6
 """Least probability that trees are taken at their word for."""
 LARGEST = 3.0
-EVEN, PULL = 0.6, 3.0
+USUAL, PULL = (0.5, 0.7), 60.0
 NAMES = tuple(each.name for each in fields(Trees))
 KEY = "tree_"
 """Before each array's name, since ``children`` is a word of torch's."""
@@ -124,14 +124,14 @@ class Classifier(nn.Module):
     def fit_pool(self, logits: Floats, tree_logs: Floats, labels: NDArray[Any], rates: Floats) -> None:
         """T and w that make held-out objects, as frequent as `rates` says, most likely; w = 0 without trees.
 
-        A few more objects speak for half the network and half the trees, so that a dozen cannot tip it to one side.
+        A pull towards `USUAL` shares keeps a few hundred objects from tipping it to one side; thousands outweigh it.
         """
         with_trees, rows = self.grown is not None, np.arange(len(labels))
-        start = np.array([EVEN, EVEN] if with_trees else [1.0, 0.0])
+        start = np.array(USUAL if with_trees else (1.0, 0.0))
 
         def loss(shares: Floats) -> float:
             z = shares[0] * logits + (shares[1] * tree_logs if with_trees else 0.0) + np.log(rates)
-            pull = PULL / len(labels) * float(np.square(shares - start).sum())
+            pull = PULL / len(labels) * float(np.square(shares - start).sum()) if with_trees else 0.0
             return float(-log_softmax(z, axis=1)[rows, labels].mean()) + pull
 
         # Convex in both.

@@ -75,7 +75,7 @@ class TransientsTrainConfig(TrainConfig):
 class TransientsPredictConfig(Config):
     rates: Literal["flat", "between", "training"] = Field(
         "between",
-        description="class rates the probabilities assume: equal, the training set's, or their geometric mean",
+        description="class rates the probabilities assume: equal, the training set's, or a quarter of the way",
     )
     priors: dict[str, float] = Field({}, description="class rates of your own, in place of `rates`")
     batch: int = Field(512, ge=1, description="light curves at once")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 LIMITS = (
     "It knows the classes it was trained on; anything else gets one of them. `doubt`, `energy` and `distance` rise "
     "with how little an object looks like any, but no threshold is right for every survey: measure it on yours.",
-    "Probabilities are stated for class rates: by default halfway, geometrically, between equal ones and the "
-    "training set's (predict.rates). For a survey's own rates set predict.priors.",
+    "Probabilities are stated for class rates: by default a quarter of the way, geometrically, from equal ones "
+    "to the training set's (predict.rates). For a survey's own rates set predict.priors.",
     "Scores are those of objects like the training set's. Spectroscopic samples are bright and near; fainter objects "
     "are classified worse than they say.",
 )
