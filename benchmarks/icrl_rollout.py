@@ -3,8 +3,8 @@
     python benchmarks/icrl_rollout.py
 
 Copies of Darkroom (40; 8 for mamba), the default network with random weights, a context of 200 steps, one thread.
-Seconds are of the process, so that other work on the machine counts less. Prints for each mixer the time of the steps 181 to 200 of both
-ways, their ratio, the ratio over all 200 steps, and whether all actions were the same.
+Seconds are of the process, so that other work on the machine counts less. Prints for each mixer the time of the steps
+181 to 200 of both ways, their ratio, the ratio over all 200 steps, and whether all actions were the same.
 """
 
 from __future__ import annotations
