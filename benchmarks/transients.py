@@ -270,7 +270,7 @@ def _held_to(cores: int) -> Iterator[None]:
 # ---------------------------------------------------------------- its parts
 
 STAGES = {
-    "packets to light curves": (rooms, "read_all"),
+    "packets to light curves": (rooms, "read_alerts"),
     "Gaussian process": (rooms, "fitted"),
     "network": (TransientNetwork, "pooled"),
     "trees": (Classifier, "tree_logs"),

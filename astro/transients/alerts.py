@@ -22,6 +22,7 @@ from astro.transients.history import DETECTION, FORCED, NEVER, Packet, Points, c
 from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, Floats, LightCurve
 from astro.transients.points import SNR_RULE, counted
 from shared.errors import Fault
+from shared.pipeline import error_faults
 
 Record = Mapping[str, Any]
 LSST_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -219,7 +220,14 @@ class Batch:
         self._known: list[Any] = []
 
     def add_file(self, path: Path) -> None:
-        self.packets += packets_in(path, str(path), path.stem, self.faults, self.notes, self._known)
+        """A damaged file's missing part becomes an object of its own, so that it does not vanish."""
+        faults: list[Fault] = []
+        read = list(packets_in(path, str(path), path.stem, faults, self.notes, self._known))
+        self.packets += read
+        for fault in error_faults(faults):
+            lost = Packet(f"{path.stem}#{len(read)}", "lsst", notes=[fault.found], status=UNREADABLE)
+            self.packets.append((lost, str(path)))
+        self.faults += faults
 
     def curves(self) -> list[LightCurve]:
         return curves(learn(self.packets, {}), self.config)

@@ -19,8 +19,8 @@ from astro.transients.config import TransientsConfig
 from astro.transients.decide import doubt, with_priors
 from astro.transients.gp import FEWEST
 from astro.transients.grids import fitted
-from astro.transients.lightcurve import NEVER_DETECTED, OK, WAVELENGTHS, Floats, LightCurve
-from astro.transients.read import files_in, read_all, read_frame, stem
+from astro.transients.lightcurve import NEVER_DETECTED, OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
+from astro.transients.read import files_in, read_alerts, read_all, read_frame, stem
 from astro.transients.threads import in_threads
 from shared.bundle import Bundle
 from shared.config import merge, nested
@@ -33,6 +33,8 @@ BETWEEN = 0.25
 """Finds rare classes without drowning them in false ones: on the surveys of docs/transients.md, by far most of the
 accuracy of the training set's rates at most of the recall of equal ones."""
 MAX_REQUEST_CHARACTERS = 5_000_000
+ALERTS = "alerts"
+"""Payload of an item whose sources are packets, to be read together."""
 
 
 class Answers(NamedTuple):
@@ -176,21 +178,24 @@ class TransientsPredictor(Predictor):
                 continue
             if packets:
                 whole = path.absolute()
-                found.append(((whole.parent, whole), Item("", tuple(packets), path)))
+                found.append(((whole.parent, whole), Item("", tuple(packets), ALERTS)))
             root = path if path.is_dir() else path.parent
-            found += [((root, file), Item("", (file,), file)) for file in tables]
+            found += [((root, file), Item("", (file,))) for file in tables]
         names = unique_names([place for place, _ in found], stem)
         return [replace(item, id=name) for name, (_, item) in zip(names, found)]
 
     def predict(self, item: Item, tick: Tick | None = None) -> Result:
         if item.fault is not None:
             raise ItemError.of(item.fault)
-        reading = read_all(item.payload, self.read)
-        if wrong := error_faults(reading.faults):
+        alerts = item.payload == ALERTS
+        reading = read_alerts(item.sources, self.read) if alerts else read_all(item.sources[0], self.read)
+        wrong = error_faults(reading.faults)
+        # A damaged packet has a row that says so, and does not cost the others of its folder theirs.
+        if wrong and not (alerts and any(curve.status != UNREADABLE for curve in reading.curves)):
             raise ItemError.of(wrong[0])
         if not reading.curves:
-            raise ItemError(str(item.payload), "no object", "one or more light curves", "check the file")
-        return Result(item.id, self.table(reading.curves, tick), reading.notes)
+            raise ItemError(item.sources[0], "no object", "one or more light curves", "check the file")
+        return Result(item.id, self.table(reading.curves, tick), (*map(str, reading.faults), *reading.notes))
 
     def write(self, result: Result, folder: Path) -> dict[str, Any]:
         atomic_write_text(folder / f"{result.name}.classes.csv", result.table.to_csv(index=False))

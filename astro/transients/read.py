@@ -7,7 +7,7 @@ What makes a whole table unreadable (an unknown unit, times that cannot be days)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ def read_files(path: Path, config: ReadConfig | None = None) -> Iterator[Reading
     packets, others = files_in(Path(path), config)
     seen: set[str] = set()
     if packets:
-        reading = _alerts(packets, config)
+        reading = read_alerts(packets, config)
         seen.update(curve.id for curve in reading.curves)
         yield reading
     for file in others:
@@ -144,7 +144,9 @@ def files_in(path: Path, config: ReadConfig) -> tuple[list[Path], list[Path]]:
     return packets, others
 
 
-def _alerts(files: list[Path], config: ReadConfig) -> Reading:
+def read_alerts(files: Sequence[Path], config: ReadConfig) -> Reading:
+    """One curve an object of all alerts in `files`. Never raises for bad data: a damaged file is a fault and a curve
+    that is unreadable."""
     batch = alerts.Batch(config)
     for file in files:
         batch.add_file(file)

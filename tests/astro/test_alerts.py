@@ -191,8 +191,10 @@ def test_damaged_file_keeps_what_came_before(tmp_path: Path) -> None:
         fastavro.writer(file, schema, [lsst_record(NEW, oid=k) for k in range(1, 40)], sync_interval=1)
     path.write_bytes(path.read_bytes()[:-500])
     reading = read_all(path)
-    assert 30 < len(reading.curves) < 39
-    assert f"damaged after {len(reading.curves)} alerts" in str(reading.faults[0])
+    *whole, lost = reading.curves
+    assert 30 < len(whole) < 39 and {curve.status for curve in whole} == {OK}
+    assert f"damaged after {len(whole)} alerts" in str(reading.faults[0])
+    assert (lost.id, lost.status, lost.source) == (f"a#{len(whole)}", UNREADABLE, str(path))
     with pytest.raises(DataInvalid, match="copy it again"):
         reading.checked()
 
