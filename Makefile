@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= medical,timeseries,astro,nets,scale,export,dev
+EXTRAS ?= medical,timeseries,robotics,astro,nets,scale,export,dev
 TORCH_INDEX ?=
 BIN    := $(VENV)/bin
 comma  := ,
