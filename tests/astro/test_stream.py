@@ -14,22 +14,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astro.transients.config import TransientsConfig
 from astro.transients.config_read import ReadConfig
 from astro.transients.history import DETECTION, FORCED, NEVER, History, Packet, Points, curves, learn
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE, LightCurve
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
 from astro.transients.read import read_all
-from astro.transients.sample import CLASSES, simulate
+from astro.transients.sample import simulate
 from astro.transients.stream import Stream
-from astro.transients.trees import Trees
-from shared.bundle import Bundle
 from shared.errors import DataInvalid
+from tests.astro.bundles import random_bundle
 from tests.astro.test_alerts import NEW, lsst_record, lsst_schema, write, ztf_record, ztf_schema
 
 PARTS = ("time", "band", "flux", "error", "detected")
@@ -42,21 +39,7 @@ SCHEMA = fastavro.parse_schema(lsst_schema("lsst.v11_0", NEW))
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> TransientsPredictor:
     """A network of smoke size with seeded random weights, and a few trees beside it."""
-    torch.manual_seed(0)
-    config = TransientsConfig.model_validate({"data": {"classes": CLASSES, "survey": "lsst", "grid": 24}})
-    model, some = PIPELINE.task(config).network, simulate(60, 1)
-    labels = np.array([CLASSES.index(str(curve.label)) for curve in some])
-    model.grown.put(Trees.fit(model.numbers(some), labels, len(CLASSES), rounds=3, smallest_leaf=5))
-    model.fit_distances(np.random.default_rng(0).normal(size=(60, model.class_means.shape[1])), labels)
-    model.trees_weight.fill_(0.5)
-    bundle = Bundle.save(
-        tmp_path_factory.mktemp("model") / "bundle",
-        pipeline="transients",
-        config=config,
-        state_dict=model.state_dict(),
-        schema={"transients": {"class_counts": dict.fromkeys(CLASSES, 10)}},
-    )
-    made = PIPELINE.predictor(bundle, {})
+    made = PIPELINE.predictor(random_bundle(tmp_path_factory.mktemp("model") / "bundle"), {})
     assert isinstance(made, TransientsPredictor)
     return made
 
