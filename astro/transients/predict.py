@@ -20,7 +20,8 @@ from astro.transients.decide import doubt, with_priors
 from astro.transients.gp import FEWEST
 from astro.transients.grids import fitted
 from astro.transients.lightcurve import NEVER_DETECTED, OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
-from astro.transients.read import files_in, read_alerts, read_all, read_frame, stem
+from astro.transients.read import Reading, files_in, read_alerts, read_all, read_frame, stem
+from astro.transients.tables import about_rows
 from astro.transients.threads import in_threads
 from shared.bundle import Bundle
 from shared.config import merge, nested
@@ -33,8 +34,8 @@ BETWEEN = 0.25
 """Finds rare classes without drowning them in false ones: on the surveys of docs/transients.md, by far most of the
 accuracy of the training set's rates at most of the recall of equal ones."""
 MAX_REQUEST_CHARACTERS = 5_000_000
-ALERTS = "alerts"
-"""Payload of an item whose sources are packets, to be read together."""
+MOST_ROWS = 2_000_000
+"""Of a table that is one item, some 20,000 objects; a longer one is several, so that what is done stays done."""
 
 
 class Answers(NamedTuple):
@@ -52,6 +53,20 @@ class Answers(NamedTuple):
     """(N,) what is to say of each Gaussian process, `gp.Fit.status`"""
 
 
+def _parts(table: Path) -> tuple[int, int]:
+    """The first of so many."""
+    return 0, max(1, -(-about_rows(table) // MOST_ROWS))
+
+
+def _parted(item: Item) -> list[Item]:
+    """An item for each part of a long table, named after it."""
+    if item.payload is None or item.payload[1] == 1:
+        return [item]
+    count = int(item.payload[1])
+    names = (f"{item.id}.{k:0{len(str(count))}d}-of-{count}" for k in range(1, count + 1))
+    return [replace(item, id=name, payload=(k, count)) for k, name in enumerate(names)]
+
+
 def _shares(values: Floats) -> Floats:
     return values / values.sum()
 
@@ -66,7 +81,10 @@ class Result:
 
 
 class TransientsPredictor(Predictor):
-    """An item is a file with one object or many; alerts of one folder are one item, for they share objects."""
+    """An item is a table, or a part of a long one's objects; alerts of one folder are one item, for they share objects.
+
+    Payload of an item: None for alerts, else (which part of the table, of how many).
+    """
 
     layout: ClassVar[Any] = "flat"
     record_inputs: ClassVar[Mapping[str, str]] = {"csv": "string"}
@@ -85,6 +103,7 @@ class TransientsPredictor(Predictor):
         self.rates: Floats = _shares(np.array([counts[name] for name in self.classes], np.float64))
         # Column names are those of the user's files now, not of the training set's.
         self.read = self.config.data.read.model_copy(update={"metadata": None, "format": "auto"})
+        self._kept: tuple[Any, Reading] | None = None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device)
 
@@ -178,24 +197,38 @@ class TransientsPredictor(Predictor):
                 continue
             if packets:
                 whole = path.absolute()
-                found.append(((whole.parent, whole), Item("", tuple(packets), ALERTS)))
+                found.append(((whole.parent, whole), Item("", tuple(packets))))
             root = path if path.is_dir() else path.parent
-            found += [((root, file), Item("", (file,))) for file in tables]
+            found += [((root, file), Item("", (file,), _parts(file))) for file in tables]
         names = unique_names([place for place, _ in found], stem)
-        return [replace(item, id=name) for name, (_, item) in zip(names, found)]
+        return [each for name, (_, item) in zip(names, found) for each in _parted(replace(item, id=name))]
 
     def predict(self, item: Item, tick: Tick | None = None) -> Result:
         if item.fault is not None:
             raise ItemError.of(item.fault)
-        alerts = item.payload == ALERTS
-        reading = read_alerts(item.sources, self.read) if alerts else read_all(item.sources[0], self.read)
+        alerts = item.payload is None
+        reading = read_alerts(item.sources, self.read) if alerts else self._table(item)
         wrong = error_faults(reading.faults)
         # A damaged packet has a row that says so, and does not cost the others of its folder theirs.
         if wrong and not (alerts and any(curve.status != UNREADABLE for curve in reading.curves)):
             raise ItemError.of(wrong[0])
         if not reading.curves:
             raise ItemError(item.sources[0], "no object", "one or more light curves", "check the file")
-        return Result(item.id, self.table(reading.curves, tick), (*map(str, reading.faults), *reading.notes))
+        part, parts = item.payload or (0, 1)
+        first, last = (len(reading.curves) * number // parts for number in (part, part + 1))
+        table = self.table(reading.curves[first:last], tick)
+        return Result(item.id, table, (*map(str, reading.faults), *reading.notes))
+
+    def _table(self, item: Item) -> Reading:
+        """What is read of a long table is kept for its other parts."""
+        stat = item.sources[0].stat()
+        key = (item.sources, stat.st_mtime_ns, stat.st_size)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, read_all(item.sources[0], self.read))
+        reading = self._kept[1]
+        if item.payload[0] + 1 == item.payload[1]:
+            self._kept = None
+        return reading
 
     def write(self, result: Result, folder: Path) -> dict[str, Any]:
         atomic_write_text(folder / f"{result.name}.classes.csv", result.table.to_csv(index=False))

@@ -18,6 +18,7 @@ from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
 from astro.transients.read import read_frame, read_path
 from astro.transients.sample import CLASSES, simulate, to_frame
+from astro.transients.tables import about_rows
 from astro.transients.threads import in_threads
 from pipelines.batch import exit_code, predict_batch
 from shared.bench.real_data import data_root
@@ -339,3 +340,36 @@ def test_a_broken_file_costs_itself_alone(tmp_path: Path, bundle: Bundle) -> Non
     frame.to_csv(root / "b.csv", index=False)
     second = run()
     assert (second.ok, second.failed, second.skipped) == (1, 1, 3)
+
+
+def test_a_long_table_is_done_in_parts_that_stay_done(
+    tmp_path: Path, predictor: TransientsPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = to_frame(simulate(11, 6))
+    path = tmp_path / "survey.parquet"
+    frame.to_parquet(path)
+    assert [item.id for item in predictor.discover([path])] == ["survey"]
+    monkeypatch.setattr("astro.transients.predict.MOST_ROWS", -(-len(frame) // 3))
+    items = predictor.discover([path])
+    names = [f"survey.{k}-of-3" for k in (1, 2, 3)]
+    assert [item.id for item in items] == names
+    parts = [predictor.predict(item).table for item in items]
+    assert [len(part) for part in parts] == [3, 4, 4]
+    whole = predictor.table(read_path(path))
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), whole, rtol=0, atol=1e-6)
+    # More parts than objects: some are empty tables.
+    few = replace(items[0], payload=(0, 50))
+    assert list(predictor.predict(few).table.columns) == list(whole.columns)
+    written = tmp_path / "out"
+    for item in items:
+        predictor.write(predictor.predict(item), written)
+    assert sorted(path.name for path in written.iterdir()) == [f"{name}.classes.csv" for name in names]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_rows_of_a_table_are_known_before_it_is_read(tmp_path: Path, kind: str) -> None:
+    frame, path = to_frame(simulate(30, 6)), tmp_path / f"survey.{kind}"
+    frame.to_parquet(path) if kind == "parquet" else frame.to_csv(path, index=False)
+    assert len(frame) / 4 < about_rows(path) < len(frame) * 4
+    assert about_rows(path) == len(frame) or kind != "parquet"
+    assert about_rows(tmp_path / "absent.csv") == 0
