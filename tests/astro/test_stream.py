@@ -157,7 +157,7 @@ def test_every_prefix_ends_at_the_batch_answer(
 
 
 @given(data=st.data())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_no_order_chunks_or_repetition_changes_the_state(
     predictor: TransientsPredictor, packets: list[bytes], data: st.DataObject
 ) -> None:
@@ -174,7 +174,7 @@ def test_no_order_chunks_or_repetition_changes_the_state(
 
 
 def _some(count: int) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(0, count - 1), max_size=8)
+    return st.lists(st.integers(0, count - 1), max_size=5)
 
 
 def test_saved_and_loaded_in_the_middle(
@@ -245,7 +245,7 @@ def _packet(draw: st.DrawFn) -> Packet:
 
 
 @given(st.lists(_packet(), max_size=6), st.data())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_merging_is_associative_commutative_and_idempotent(some: list[Packet], data: st.DataObject) -> None:
     batch: dict[tuple[str, str], History] = {}
     learn([(packet, "") for packet in some], batch)
