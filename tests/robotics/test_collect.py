@@ -63,11 +63,12 @@ def test_random_histories_take_their_share(tmp_path: Path) -> None:
 def test_tasks_do_not_know_of_each_other(tmp_path: Path) -> None:
     """The same histories whatever else is collected beside them, and streams added later where agents are apart."""
     for name, collector in COLLECTORS.items():
-        whole = collect("dark-key-to-door", [5, 900, 17], 4, 110, 1, tmp_path / f"{name}-3.h5", name)
-        alone = collect("dark-key-to-door", [17], 4, 110, 1, tmp_path / f"{name}-1.h5", name)
+        room, other = ("darkroom", 60) if name == "explorer" else ("dark-key-to-door", 900)
+        whole = collect(room, [5, other, 17], 4, 110, 1, tmp_path / f"{name}-3.h5", name)
+        alone = collect(room, [17], 4, 110, 1, tmp_path / f"{name}-1.h5", name)
         assert np.array_equal(whole.read(17).actions, alone.read(17).actions)
         if not collector.joint:
-            collect("dark-key-to-door", [5, 900, 17], 6, 110, 1, whole.path, name)
+            collect(room, [5, other, 17], 6, 110, 1, whole.path, name)
             grown = Store(whole.path).read(17)
             assert len(grown) == 6 and np.array_equal(grown.actions[:4], alone.read(17).actions)
 
@@ -166,7 +167,7 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ({"random_share": 1.0}, "random_share 1.0: nothing to collect"),
         (
             {"algorithm": "dqn"},
-            "collector dqn: unknown; one of population, q-learning, noise-distillation, random",
+            "collector dqn: unknown; one of population, q-learning, noise-distillation, explorer, random",
         ),
         (
             {"options": {"rate": 1}},

@@ -15,13 +15,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
+from robotics.icrl.collect.recording import Recording, histories
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import ACTIONS, GridTask, cells_of, labels, positions
+from robotics.icrl.envs.grid import ACTIONS, GridTask, positions
 from robotics.icrl.store import Histories
+from shared.config import Config
 from shared.errors import UsageError
 
 SOURCE = "explorer"
+
+
+class ExplorerOptions(Config):
+    """The explorer."""
+
+    aimless: float = Field(0.0, ge=0, le=1, description="share of random actions before the goal is known")
 
 
 def explore(
@@ -31,91 +41,67 @@ def explore(
 
     Raises `UsageError` for rooms without a single goal and plain moves.
     """
-    room = tasks[0].family
+    numbers = np.arange(agents)
+    steps = episodes * tasks[0].family.horizon
+    recording = play(tasks, numbers, steps, seed, ExplorerOptions(aimless=aimless))
+    return Histories.join(histories(tasks, recording, numbers, SOURCE))
+
+
+def play(
+    chosen: Sequence[GridTask], numbers: NDArray[np.int64], steps: int, seed: int, options: ExplorerOptions
+) -> Recording:
+    """What the agents do. A task's draws depend on `seed`, its index and how many agents it has alone. Raises
+    `UsageError` as `explore`."""
+    room = chosen[0].family
     if room.kind != "goal":
         raise UsageError(
             f"collector explorer in {room.name}: a room with one goal wanted; choose another collector"
         )
-    batch, random = GridBatch(tasks, agents), np.random.default_rng(seed)
-    searcher = _Searcher(batch, random, aimless)
-    steps, shape = episodes * room.horizon, batch.shape
-    obs = np.zeros((steps, *shape, 2), np.uint8)
-    final, actions = np.zeros_like(obs), np.zeros((steps, *shape), np.uint8)
-    rewards, truncated = np.zeros((steps, *shape), np.float32), np.zeros((steps, *shape), bool)
-    seen = batch.reset()
+    batch = GridBatch(chosen, len(numbers))
+    recording, searcher = Recording.empty(steps, batch), _Searcher(batch, seed, options.aimless)
     for at in range(steps):
-        obs[at] = seen
-        actions[at] = searcher.act(seen)
-        step = batch.step(actions[at])
-        rewards[at], truncated[at] = step.rewards, step.truncations
-        after = step.obs if step.final_obs is None else step.final_obs
-        searcher.saw(after, step.rewards)
-        if step.final_obs is not None:
-            final[at] = step.final_obs
-        seen = step.obs
-    return _histories(tasks, agents, obs, actions, rewards, truncated, final)
+        if batch.elapsed == batch.family.horizon:
+            batch.reset()
+        rewarded = recording.act(at, batch, searcher.act(batch.cells))
+        searcher.saw(batch.cells, rewarded)
+    return recording
 
 
 class _Searcher:
-    def __init__(self, batch: GridBatch, random: np.random.Generator, aimless: float) -> None:
-        self.size, self.random, self.aimless = batch.family.size, random, aimless
-        cells = batch.family.cells
-        place = positions(self.size).astype(np.int16)
+    def __init__(self, batch: GridBatch, seed: int, aimless: float) -> None:
+        self.generators = [np.random.default_rng([seed, task.index, 5]) for task in batch.tasks]
+        self.aimless, self.cells = aimless, batch.family.cells
+        place = positions(batch.family.size).astype(np.int16)
         self.place = place
         self.apart = np.abs(place[:, None] - place).sum(-1).astype(np.float32)  # (cells, cells)
-        self.visited = np.zeros((*batch.shape, cells), bool)
+        self.visited = np.zeros((*batch.shape, batch.family.cells), bool)
         self.goal = np.full(batch.shape, -1)
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        at = cells_of(obs, self.size)
-        np.put_along_axis(self.visited, at[..., None], True, -1)
-        far = self.apart[at] + self.random.random(self.visited.shape, np.float32) * 0.9
-        target = np.where(self.goal >= 0, self.goal, (far + 1e3 * self.visited).argmin(-1))
+    def act(self, at: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """(tasks, agents) cells → actions."""
+        target, lost = self.goal.copy(), self.goal < 0
+        share = np.zeros((lost.sum(), 2), np.float32)
+        if len(share):
+            target[lost], share = self._nearest(at, lost)
         dx, dy = np.moveaxis(self.place[target] - self.place[at], -1, 0)
-        along_x = (dx != 0) & ((dy == 0) | (self.goal >= 0) | (self.random.random(at.shape) < 0.5))
+        along_x = (dx != 0) & ((dy == 0) | ~lost)
+        along_x[lost] |= (dx[lost] != 0) & (share[:, 0] < 0.5)
         move = np.where(along_x, np.where(dx > 0, 0, 1), np.where(dy > 0, 2, np.where(dy < 0, 3, 4)))
-        lost = (self.goal < 0) & (self.random.random(at.shape) < self.aimless)
-        return np.where(lost, self.random.integers(ACTIONS, size=at.shape), move)
+        # What is left of a draw below the share is uniform again: it says which action.
+        chance = share[:, 1] / self.aimless if self.aimless else np.ones(len(share))
+        move[lost] = np.where(chance < 1, (chance * ACTIONS).astype(int), move[lost])
+        return move.astype(np.uint8)
 
-    def saw(self, after: np.ndarray, rewards: np.ndarray) -> None:
-        cell = cells_of(after, self.size)
+    def _nearest(
+        self, at: NDArray[np.intp], lost: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Of the n agents that know no goal: the nearest cell not visited, ties by chance, and two draws each."""
+        wanted = zip(self.generators, lost.sum(1))
+        draws = np.concatenate([each.random((n, self.cells + 2), np.float32) for each, n in wanted if n])
+        far = self.apart[at[lost]] + draws[:, 2:] * np.float32(0.9)
+        far[self.visited[lost]] += 1e3
+        return far.argmin(-1), draws[:, :2]
+
+    def saw(self, cell: NDArray[np.intp], rewarded: NDArray[np.bool_]) -> None:
         np.put_along_axis(self.visited, cell[..., None], True, -1)
-        self.goal = np.where(rewards > 0, cell, self.goal)
-
-
-def _histories(
-    tasks: Sequence[GridTask],
-    agents: int,
-    obs: np.ndarray,
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    truncated: np.ndarray,
-    final: np.ndarray,
-) -> Histories:
-    """From (step, task, agent, …) to rows."""
-
-    def rows(values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(np.moveaxis(values, 0, 2).reshape(-1, len(values), *values.shape[3:]))
-
-    flat_obs, ends = rows(obs), rows(truncated)
-    starts = np.concatenate([np.ones((len(ends), 1), bool), ends[:, :-1]], 1)
-    gained = rows(rewards)
-    best = np.concatenate(
-        [
-            labels(task, flat_obs[i * agents :][:agents], gained[i * agents :][:agents], starts)
-            for i, task in enumerate(tasks)
-        ]
-    )
-    return Histories(
-        obs=flat_obs,
-        actions=rows(actions),
-        rewards=gained,
-        terminations=np.zeros_like(ends),
-        truncations=ends,
-        episode=(np.cumsum(starts, 1) - 1).astype(np.int32),
-        final_obs=rows(final),
-        task=np.repeat([task.index for task in tasks], agents),
-        history=np.tile(np.arange(agents), len(tasks)),
-        source=np.full(len(ends), SOURCE),
-        optimal_actions=best,
-    )
+        self.goal = np.where(rewarded, cell, self.goal)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from robotics.icrl.collect import noise, population, q_learning
+from robotics.icrl.collect import explorer, noise, population, q_learning
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.grid import Family, GridTask, family
 from robotics.icrl.store import Histories, Meta, Store
@@ -46,6 +46,7 @@ COLLECTORS: Mapping[str, Collector] = {
     "population": Collector(population.PopulationOptions, _population, joint=True),
     "q-learning": Collector(q_learning.QLearningOptions, q_learning.play),
     "noise-distillation": Collector(noise.NoiseOptions, noise.play, costs=2),
+    "explorer": Collector(explorer.ExplorerOptions, explorer.play, joint=True),
     "random": Collector(noise.RandomOptions, noise.play, costs=2),
 }
 

@@ -1,0 +1,102 @@
+"""Configuration of `icrl`; published values: AD, DPT, DICP and LHF as in DICP's code (arXiv 2502.19009, 2505.15143)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from robotics.icrl.models.config import ModelConfig
+from robotics.icrl.models.spaces import Spaces
+from robotics.icrl.planning import Plan
+from shared.config import Config, DataConfig, RunConfig, TrainConfig
+
+Room = Literal["darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door"]
+
+
+class IcrlDataConfig(DataConfig):
+    """Where learning histories come from. With `path` (a store, HDF5) nothing is collected."""
+
+    env: Room = Field("darkroom", description="family of tasks; of a store: its own")
+    collector: Literal["explorer", "population", "q-learning", "noise-distillation", "random"] = Field(
+        "explorer", description="what makes the histories; explorer is ours, population is DICP's way"
+    )
+    options: dict[str, Any] = Field({}, description="the collector's own settings")
+    streams: int = Field(40, ge=1, description="histories of each task")
+    episodes: int = Field(20, ge=2, description="episodes of each history")
+    random_share: float = Field(
+        0.0, ge=0, lt=1, description="share of histories that play at random; LHF's noisy setting: 0.3"
+    )
+    first: float = Field(
+        1.0, gt=0, le=1, description="share of each history's steps that is used; LHF's partial setting: 0.5"
+    )
+    tasks: int = Field(0, ge=0, description="training tasks at most; 0 = all of the family's training part")
+    validation: float = Field(0.06, gt=0, lt=1, description="share of training tasks that pick the weights")
+    spaces: Spaces | None = Field(None, description="what agents see and do; none = the family's")
+
+
+class FilterConfig(Config):
+    """Learning-history filtering, LHF."""
+
+    mode: Literal["none", "stochastic", "reweight"] = Field(
+        "none", description="stochastic: as published; reweight: each history's loss by the same probability"
+    )
+    stability_weight: float = Field(1.0, ge=0, description="λ in U = Improvement + λ Stability")
+    temperature: float | None = Field(None, gt=0, description="α of a softmax over U; none = no softmax")
+
+
+class IcrlTrainConfig(TrainConfig):
+    epochs: int = Field(10, ge=1, description="stretches of `steps` steps, a validation after each")
+    steps: int = Field(150, ge=1, description="optimiser steps of an epoch")
+    batch_size: int = Field(64, ge=1, description="windows per optimiser step, summed over all devices")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate; published: 1e-2")
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, ge=0, description="gradient norm limit; 0 = off")
+    from_start: float = Field(
+        0.5, ge=0, le=1, description="share of windows that begin with the history, as every rollout does"
+    )
+    play_episodes: int = Field(12, ge=1, description="episodes played on validation tasks after each epoch")
+    play_copies: int = Field(4, ge=1, description="how often each validation task is played")
+
+
+class PlayConfig(Config):
+    """How a trained model plays."""
+
+    episodes: int = Field(20, ge=1, description="episodes in one context, where the task file says nothing")
+    copies: int = Field(1, ge=1, description="how often each task is played, where the file says nothing")
+    greedy: bool = Field(False, description="the likeliest action instead of a drawn one")
+    plan: Literal["auto", "on", "off"] = Field(
+        "auto", description="beam search with the model's own world model; auto: where method is dicp"
+    )
+    beam: Plan = Plan()
+    picture: bool = Field(True, description="paths of some episodes as PNG")
+    gif: bool = Field(False, description="first and last episode of the first task as GIF")
+
+
+class EvaluateConfig(Config):
+    episodes: int = Field(40, ge=2, description="episodes in one context")
+    copies: int = Field(10, ge=1, description="how often each task is played with each seed")
+    seeds: int = Field(5, ge=1, description="seeds of the drawn actions; the band is over them")
+    tasks: int = Field(64, ge=1, description="held-out tasks at most, evenly spaced")
+
+
+class IcrlConfig(RunConfig):
+    data: IcrlDataConfig = IcrlDataConfig()
+    model: ModelConfig = ModelConfig(dropout=0.05, embed_dropout=0.05, attention_dropout=0.0)
+    filter: FilterConfig = FilterConfig()
+    train: IcrlTrainConfig = IcrlTrainConfig()
+    predict: PlayConfig = PlayConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _together(self) -> IcrlConfig:
+        if self.predict.plan == "on" and not self.model.world:
+            raise ValueError(
+                "predict.plan: on; a world model wanted: model.method dicp or model.dynamics true"
+            )
+        data, goals = self.data, ("darkroom", "darkroom-large")
+        if data.path is None and data.collector == "explorer" and data.env not in goals:
+            raise ValueError(
+                f"data.collector: explorer in {data.env}; it knows rooms with one goal; choose another"
+            )
+        return self

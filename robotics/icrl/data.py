@@ -1,0 +1,263 @@
+"""Learning histories of the training tasks, collected or given, filtered, and cut into windows.
+
+Tasks of a family's test part (DICP's seeded split) are never trained on, whatever a store holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from robotics.icrl.collect.run import collect, configured, described_store
+from robotics.icrl.config import IcrlConfig
+from robotics.icrl.envs.grid import GridTask, family, tasks
+from robotics.icrl.lhf import Rule, Scores, score
+from robotics.icrl.models.batch import Arrays, Window, of_histories
+from robotics.icrl.models.spaces import Spaces
+from robotics.icrl.store import Histories, Store, store_files
+from robotics.icrl.store_check import check as check_store
+from robotics.icrl.tasks_file import SUFFIXES, read
+from shared.errors import DataInvalid, Fault, ItemError, UsageError
+from shared.pipeline import DataFacts, error_faults
+from shared.training.loader import Draw, ExactLoader, make_loader
+
+Part = Literal["train", "val"]
+HISTORIES = "histories.h5"
+"""Below a run's work folder: what was collected."""
+
+
+def check(config: IcrlConfig) -> list[Fault]:
+    """Every fault of the store at ``data.path``, or of a file of tasks, which is for scoring only."""
+    path = config.data.path
+    if path is None:
+        return []
+    if path.suffix.lower() in SUFFIXES:
+        try:
+            return list(read(path, config.data.env).faults)
+        except ItemError as err:
+            return [err.fault]
+    faults = check_store(path)
+    if error_faults(faults):
+        return faults
+    store = Store(path)
+    try:
+        room = family(store.meta.env_id)
+    except UsageError as err:
+        fault = Fault(path, f"histories of {store.meta.env_id}", str(err), "collect in one of these")
+        return [*faults, fault]
+    unknown = [index for index in store.tasks if not 0 <= index < len(room)]
+    if unknown:
+        faults.append(Fault(path, f"task {unknown[0]} of {room.name}", f"0 to {len(room) - 1}", "", "tasks"))
+    held, known = {task.index for task in tasks(room.name, "test")}, set(store.tasks)
+    if len(known - held) < 2:
+        found = f"{len(known - held)} training tasks"
+        faults.append(Fault(path, found, "2 or more: one trains, one validates", "collect more tasks"))
+    elif known & held:
+        found = f"{len(known & held)} tasks of {room.name}'s test part"
+        faults.append(Fault(path, found, "training tasks", "they are left out", severity="warning"))
+    return faults
+
+
+def infer(config: IcrlConfig) -> dict[str, Any]:
+    """The completed keys of ``data``."""
+    path, env = config.data.path, str(config.data.env)
+    if path is not None and path.suffix.lower() not in SUFFIXES:
+        env = family(Store(path).meta.env_id).name
+    return {"env": env, "spaces": spaces_of(env)}
+
+
+def spaces_of(env: str) -> Spaces:
+    """What agents of a family see and do."""
+    room = family(env)
+    return Spaces.of(room.observation_space, room.action_space)
+
+
+def train_tasks(config: IcrlConfig) -> list[GridTask]:
+    """The tasks to collect in, in the split's order."""
+    found = tasks(config.data.env, "train")
+    return found[: config.data.tasks] if config.data.tasks else found
+
+
+class Windows:
+    """`count` windows an epoch out of N histories; a draw's seed says which, so any step can be made again."""
+
+    def __init__(self, arrays: Arrays, spaces: Spaces, length: int, from_start: float, count: int) -> None:
+        self.arrays, self.spaces, self.length, self.count = arrays, spaces, length, count
+        self.from_start = from_start
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"window {index}"
+
+    def batch(self, draws: Sequence[Draw]) -> Window:
+        random = np.random.default_rng([draw.seed for draw in draws])
+        rows = random.integers(len(self.arrays.reward), size=len(draws))
+        first = random.integers(self.arrays.steps - self.length + 1, size=len(draws))
+        first[random.random(len(draws)) < self.from_start] = 0
+        return self.arrays.window(torch.from_numpy(rows), torch.from_numpy(first), self.length, self.spaces)
+
+
+class IcrlData(pl.LightningDataModule):
+    """Loaders of what `data.path` holds, or of what `collect` made."""
+
+    def __init__(self, config: IcrlConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.store: Store | None = None
+
+    def setup(self, stage: str = "fit") -> None:
+        """Opens a given store. Raises `DataInvalid`."""
+        path = self.config.data.path
+        if path is None or self.store is not None:
+            return
+        if path.suffix.lower() in SUFFIXES:
+            raise DataInvalid(
+                [Fault(path, "a file of tasks", "a store of histories to train on", "use it with evaluate")]
+            )
+        self.store = Store(path)
+
+    def collect(self, folder: Path, tick: Callable[[int, int], None] | None = None) -> None:
+        """Histories of the training tasks into `folder`, going on where an earlier attempt stopped."""
+        data = self.config.data
+        steps = data.episodes * family(data.env).horizon
+        chosen = [task.index for task in train_tasks(self.config)]
+        args = (data.env, chosen, data.streams, steps, self.config.seed, folder / HISTORIES)
+        self.store = collect(*args, data.collector, data.options, data.random_share, tick=tick)
+
+    def open_collected(self, folder: Path) -> None:
+        """What another process has collected there."""
+        self.store = Store(folder / HISTORIES)
+
+    # ------------------------------------------------------------ histories
+
+    @cached_property
+    def parts(self) -> dict[Part, list[int]]:
+        """Task numbers; the last of the split's order validate."""
+        order = [task.index for task in train_tasks(self.config)]
+        if self.store is not None and self.config.data.path is not None:
+            order = [index for index in order if index in set(self.store.tasks)]
+        count = min(max(1, round(len(order) * self.config.data.validation)), len(order) - 1)
+        if count < 1:
+            raise DataInvalid([Fault("histories", f"{len(order)} training tasks", "2 or more", "add tasks")])
+        return {"train": order[:-count], "val": order[-count:]}
+
+    def histories(self, part: Part) -> Histories:
+        assert self.store is not None, "collect first"
+        found = self.store.load(self.parts[part])
+        return found if self.config.data.first == 1 else found.first(self.config.data.first)
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """LHF's, of the training histories by task; {} without a filter. Raises `DataInvalid`."""
+        if self.config.filter.mode == "none":
+            return {}
+        assert self.store is not None
+        return score_histories(self.store, self.parts["train"], self.config)
+
+    @cached_property
+    def train_arrays(self) -> Arrays:
+        found, weight = self.histories("train"), None
+        if self.scores:
+            begins = np.cumsum([0, *(len(each.returns) for each in self.scores.values())])
+            taken = [each.taken + begin for each, begin in zip(self.scores.values(), begins)]
+            weight = np.concatenate([each.weight for each in self.scores.values()])
+            if self.config.filter.mode == "stochastic":
+                found, weight = found.keep(np.concatenate(taken)), None
+        return self._arrays(found, weight)
+
+    @cached_property
+    def val_arrays(self) -> Arrays:
+        return self._arrays(self.histories("val"))
+
+    def _arrays(self, found: Histories, weight: Any = None) -> Arrays:
+        model = self.config.model
+        return of_histories(found, self.spaces, method=model.method, legacy=model.legacy, weight=weight)
+
+    @property
+    def spaces(self) -> Spaces:
+        return self.config.data.spaces or spaces_of(self.config.data.env)
+
+    # ------------------------------------------------------------ loaders
+
+    def train_dataloader(self) -> ExactLoader:
+        train = self.config.train
+        count = train.steps * train.batch_size * train.accumulate
+        windows = Windows(self.train_arrays, self.spaces, self.length, train.from_start, count)
+        return make_loader(windows, train.batch_size, self.config.seed, workers=0)
+
+    def val_dataloader(self) -> ExactLoader:
+        windows = Windows(self.val_arrays, self.spaces, self.length, 0.5, 4 * self.config.train.batch_size)
+        return make_loader(windows, self.config.train.batch_size, self.config.seed, shuffle=False)
+
+    @property
+    def length(self) -> int:
+        """Steps of a window: the context, or the histories' length. Raises `DataInvalid` for `legacy` shorter ones."""
+        context, steps = self.config.model.context, self.train_arrays.steps
+        if steps < context and self.config.model.legacy:
+            found, wanted = f"{steps} steps", f"model.context {context} or more"
+            raise DataInvalid([Fault("histories", found, wanted, "lower it, or collect longer")])
+        return min(context, steps)
+
+    # ------------------------------------------------------------ facts
+
+    def facts(self) -> DataFacts:
+        data, parts = self.config.data, self.parts
+        count = len(parts["train"]) + len(parts["val"])
+        if data.path is None:
+            source, items = "embedded sample", count * data.streams
+            notes = [f"to be collected by {data.collector}: {data.streams} histories of {count} tasks"]
+        else:
+            assert self.store is not None
+            source = str(data.path)
+            items = sum(len(self.store.numbers(index)) for each in parts.values() for index in each)
+            notes = [f"collected by {self.store.meta.algorithm}: {items} histories of {count} tasks"]
+        notes.append(f"{data.env}: {len(parts['train'])} tasks to train on, {len(parts['val'])} to validate")
+        return DataFacts(source, self.fingerprint(), items, tuple(notes))
+
+    def fingerprint(self) -> str:
+        """sha256 of the store's files, or of all that decides what is collected."""
+        digest = hashlib.sha256()
+        if self.config.data.path is not None:
+            for file in store_files(self.config.data.path):
+                digest.update(file.read_bytes())
+            return digest.hexdigest()
+        data, room = self.config.data, family(self.config.data.env)
+        options = configured(data.collector, data.options)[1]
+        settings = (data.streams, data.episodes * room.horizon, self.config.seed, data.random_share)
+        meta = described_store(room, data.collector, options, *settings)
+        chosen = [task.index for task in train_tasks(self.config)]
+        digest.update(json.dumps([meta.attributes(), chosen], sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def rule_of(config: IcrlConfig) -> Rule:
+    """LHF's rule as configured; where no filter is, the published one."""
+    chosen = config.filter
+    mode: Literal["filter", "reweight"] = "reweight" if chosen.mode == "reweight" else "filter"
+    return Rule(mode, chosen.stability_weight, chosen.temperature)
+
+
+def score_histories(store: Store, chosen: Sequence[int], config: IcrlConfig) -> dict[str, Scores]:
+    """LHF's scores of the histories of some tasks, by task, of the part of them that is used. Raises `DataInvalid`."""
+    about = {str(index): store.task(index) for index in chosen}
+    returns = {}
+    for name in about:
+        found = store.read(int(name)).first(config.data.first).returns()
+        returns[name] = [row[~np.isnan(row)] for row in found]
+    return score(
+        returns,
+        rule_of(config),
+        config.seed,
+        r_max={name: each.r_max for name, each in about.items() if each.r_max is not None},
+        r_min={name: each.r_min for name, each in about.items() if each.r_min is not None},
+    )

@@ -1,0 +1,177 @@
+"""Online evaluation: held-out tasks played with frozen weights, episode after episode in one context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robotics.icrl.config import IcrlConfig
+from robotics.icrl.data import check as check_data
+from robotics.icrl.data import infer
+from robotics.icrl.envs.grid import GridTask, tasks
+from robotics.icrl.figures import curve_figure, paths_figure
+from robotics.icrl.play import GOOD, Floats, Played, first_good, play
+from robotics.icrl.predict import FILTER_PICTURE, load, require_spaces
+from robotics.icrl.tasks_file import SUFFIXES, read
+from shared.bundle import Bundle
+from shared.errors import DataInvalid, ItemError
+from shared.io.atomic import atomic_write_text
+from shared.pipeline import Evaluation, error_faults
+from shared.plots.style import save_png
+
+LAST = 5
+"""Episodes whose mean counts as the end of a curve."""
+
+
+@dataclass(slots=True)
+class IcrlEvaluation(Evaluation):
+    """With what the report tabulates."""
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """One row an episode: mean over tasks and copies, and the band over seeds."""
+
+
+def evaluate(bundle: Bundle, config: IcrlConfig, out: Path) -> IcrlEvaluation:
+    """Plays the test part of the family of ``config.data`` (of a store: of its family), or the tasks of a file.
+
+    Raises `DataInvalid`, and `UsageError` where the network has learned other spaces.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    network, how = load(bundle, config), config.predict
+    chosen = _to_play(config)
+    require_spaces(network, chosen[0].family, str(bundle.path))
+    wanted = config.evaluate
+    rounds = [
+        play(network, chosen, wanted.episodes, wanted.copies, config.seed + number, how)
+        for number in range(wanted.seeds)
+    ]
+    scores = np.stack([one.normalised for one in rounds])  # (S, M, C, K)
+    by_seed, by_task = scores.mean((1, 2)), scores.mean((0, 2))
+    band = interval(by_seed)
+    result = IcrlEvaluation(metrics_of(scores), rows_of(chosen, rounds, by_task))
+    result.curve = [
+        {
+            "episode": k + 1,
+            "normalised_return": float(by_seed[:, k].mean()),
+            "low": float(low),
+            "high": float(high),
+        }
+        for k, (low, high) in enumerate(band.T)
+    ]
+    _write_curve(result.curve, by_task, out / "curve.csv")
+    result.figures = _figures(rounds[0], by_seed, by_task, band, out)
+    result.notes = _notes(config, chosen, result.metrics)
+    return result
+
+
+def _to_play(config: IcrlConfig) -> list[GridTask]:
+    path = config.data.path
+    if path is not None and path.suffix.lower() in SUFFIXES:
+        try:
+            chosen = read(path, config.data.env).tasks
+        except ItemError as err:
+            raise DataInvalid([err.fault]) from None
+    else:
+        if path is not None and (errors := error_faults(check_data(config))):
+            raise DataInvalid(errors)
+        chosen = tasks(infer(config)["env"], "test")
+    most = config.evaluate.tasks
+    if len(chosen) <= most:
+        return chosen
+    return [chosen[at] for at in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+
+
+def interval(by_seed: Floats) -> Floats:
+    """(S, K) → (2, K): 95 % interval of the mean over seeds (Student's t); the mean itself for one seed."""
+    mean, count = by_seed.mean(0), len(by_seed)
+    if count < 2:
+        return np.stack([mean, mean])
+    from scipy.stats import t
+
+    half = t.ppf(0.975, count - 1) * by_seed.std(0, ddof=1) / count**0.5
+    return np.stack([mean - half, mean + half])
+
+
+def metrics_of(scores: Floats) -> dict[str, float]:
+    """(S, M, C, K) normalised returns → the flat metrics. `episode_above_90` is absent where the mean never gets
+    there."""
+    curve = scores.mean((0, 1, 2))
+    last = min(LAST, len(curve))
+    found = {
+        "normalised_return": float(curve.mean()),
+        "first_episode": float(curve[0]),
+        "last_episodes": float(curve[-last:].mean()),
+        "rise": float(curve[-last:].mean() - curve[0]),
+        "worst_task_last": float(scores[..., -last:].mean((0, 2, 3)).min()),
+    }
+    if (good := first_good(curve)) is not None:
+        found["episode_above_90"] = float(good)
+    return found
+
+
+def rows_of(chosen: Sequence[GridTask], rounds: Sequence[Played], by_task: Floats) -> list[dict[str, Any]]:
+    """One mapping a task."""
+    last = min(LAST, by_task.shape[1])
+    returns = np.stack([one.returns for one in rounds]).mean((0, 2))
+    rows = []
+    for row, task in enumerate(chosen):
+        params = {key: " ".join(map(str, value)) for key, value in task.params.items()}
+        rows.append(
+            {
+                "task": task.index,
+                **params,
+                "optimum": task.optimum,
+                "first_return": float(returns[row, 0]),
+                "last_return": float(returns[row, -last:].mean()),
+                "first_normalised": float(by_task[row, 0]),
+                "last_normalised": float(by_task[row, -last:].mean()),
+                "episode_above_90": first_good(by_task[row]),
+            }
+        )
+    return rows
+
+
+def _write_curve(curve: list[dict[str, Any]], by_task: Floats, path: Path) -> None:
+    head = ",".join(curve[0]) + "".join(f",task_{row}" for row in range(len(by_task)))
+    lines = [
+        ",".join(f"{value:.6g}" for value in (*row.values(), *by_task[:, k])) for k, row in enumerate(curve)
+    ]
+    atomic_write_text(path, "\n".join([head, *lines]) + "\n")
+
+
+def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: Path) -> dict[str, Path]:
+    order = np.argsort(by_task.mean(1))
+    rows = sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])}, key=list(order).index)
+    names = ("Worst", "Median", "Best") if len(rows) == 3 else ("Task",) * len(rows)
+    titles = [f"{name}: task {one.tasks[row].index}" for name, row in zip(names, rows)]
+    found = {
+        "Normalised return by episode on tasks never trained on: 0 is random play, 1 the optimum. Band: 95 % interval "
+        "of the mean over seeds; grey: single tasks.": save_png(
+            curve_figure(by_seed, by_task, band), out / "1-curve.png"
+        ),
+        "Ways through the room in some episodes of the worst, the median and the best task; squares are the places to "
+        "find, later steps darker; above each its return.": save_png(
+            paths_figure(one, rows, titles), out / "2-paths.png"
+        ),
+    }
+    if (picture := out / FILTER_PICTURE).is_file():
+        found["The training histories before and after the filter."] = picture
+    return found
+
+
+def _notes(config: IcrlConfig, chosen: Sequence[GridTask], metrics: dict[str, float]) -> list[str]:
+    wanted = config.evaluate
+    notes = [
+        f"{len(chosen)} tasks of {chosen[0].family.name}, each played {wanted.copies} times with each of "
+        f"{wanted.seeds} seeds, {wanted.episodes} episodes in one context; weights are never updated, actions are "
+        + ("the likeliest" if config.predict.greedy else "drawn from the policy"),
+        "normalised_return is the mean over all episodes: how high and how soon, as LHF's enhancement counts it; "
+        f"last_episodes is the mean of the last {min(LAST, wanted.episodes)}.",
+    ]
+    if "episode_above_90" not in metrics:
+        notes.append(f"The mean never reaches {GOOD:.0%} of the optimum: episode_above_90 is left out.")
+    return notes
