@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from astro.transients import photometry
+from astro.transients.avro import Schema, records
 from astro.transients.config_read import ReadConfig
 from astro.transients.history import DETECTION, FORCED, NEVER, Packet, Points, curves, learn
 from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, Floats, LightCurve
@@ -201,7 +202,7 @@ def iter_alerts(
 ) -> Iterator[LightCurve]:
     """One curve an alert, in the file's order, `batch` at a time; what stops the file early goes to `faults`."""
     group: list[tuple[Packet, str]] = []
-    for pair in packets_in(path, str(path), path.stem, [] if faults is None else faults, [], []):
+    for pair in packets_in(path, str(path), path.stem, [] if faults is None else faults, [], Schema()):
         group.append(pair)
         if len(group) == batch:
             yield from curves(learn(group, None), config or ReadConfig())
@@ -217,12 +218,12 @@ class Batch:
         self.packets: list[tuple[Packet, str]] = []
         self.faults: list[Fault] = []
         self.notes: list[str] = []
-        self._known: list[Any] = []
+        self._schema = Schema()
 
     def add_file(self, path: Path) -> None:
         """A damaged file's missing part becomes an object of its own, so that it does not vanish."""
         faults: list[Fault] = []
-        read = list(packets_in(path, str(path), path.stem, faults, self.notes, self._known))
+        read = list(packets_in(path, str(path), path.stem, faults, self.notes, self._schema))
         self.packets += read
         for fault in error_faults(faults):
             lost = Packet(f"{path.stem}#{len(read)}", "lsst", notes=[fault.found], status=UNREADABLE)
@@ -237,21 +238,21 @@ class Batch:
 
 
 def packets_in(
-    file: Path | bytes, name: str, stem: str, faults: list[Fault], notes: list[str], known: list[Any]
+    file: Path | bytes, name: str, stem: str, faults: list[Fault], notes: list[str], schema: Schema
 ) -> Iterator[tuple[Packet, str]]:
     """(packet, ``name#index``) of an Avro file, or its content; a damaged one ends early, with a fault.
 
-    A packet that names no object gets the id ``stem#index``, or none without a `stem`. `known`: see `_reader`.
+    A packet that names no object gets the id ``stem#index``, or none without a `stem`. `schema`: of the file before.
     """
     import fastavro
 
     index = 0
     try:
         with open(file, "rb") if isinstance(file, Path) else BytesIO(file) as opened:
-            records = _reader(opened, known)
-            namespace = _namespace(records.writer_schema)
+            found = records(opened, schema, _pruned)
+            namespace = _namespace(schema.written)
             _say_schema(name, namespace, faults, notes)
-            for record in records:
+            for record in found:
                 source = f"{name}#{index}"
                 packet = packet_of(record, f"{stem}#{index}" if stem else "", namespace)
                 if packet.status == UNREADABLE:
@@ -268,21 +269,8 @@ def packets_in(
         zlib.error,
         fastavro.schema.SchemaParseException,
     ) as err:
-        found = f"damaged after {counted(index, 'alert')} ({_line(err)})"
-        faults.append(Fault(name, found, "a whole Avro file", "copy it again"))
-
-
-def _reader(file: IO[bytes], known: list[Any]) -> Any:
-    """Records with only the fields that are read. `known` is kept from file to file: the last one's schema and what is
-    read of it, for to parse a packet's schema takes longer than to decode the packet."""
-    import fastavro
-
-    reader: Any = fastavro.reader(file, reader_schema=known[1] if known else None)
-    if known and reader.writer_schema == known[0]:
-        return reader
-    known[:] = reader.writer_schema, fastavro.parse_schema(_pruned(reader.writer_schema))
-    file.seek(0)
-    return fastavro.reader(file, reader_schema=known[1])
+        what = f"damaged after {counted(index, 'alert')} ({_line(err)})"
+        faults.append(Fault(name, what, "a whole Avro file", "copy it again"))
 
 
 def raw_alert(source: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astro.transients.alerts import LSST_OBJECT, Record, packet_of, packets_in
+from astro.transients.avro import Schema
 from astro.transients.history import POINT, History, Key, Packet, curves, learn
 from astro.transients.lightcurve import STATUSES, WAVELENGTHS
 from astro.transients.predict import TransientsPredictor
@@ -60,7 +61,7 @@ class Stream:
     def __init__(self, predictor: TransientsPredictor) -> None:
         self.predictor = predictor
         self.histories: dict[Key, History] = {}
-        self._schema: list[Any] = []
+        self._schema = Schema()
 
     def __len__(self) -> int:
         """Objects known."""

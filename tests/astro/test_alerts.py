@@ -9,7 +9,8 @@ import fastavro
 import numpy as np
 import pytest
 
-from astro.transients.alerts import iter_alerts, packet_of, raw_alert, read_alert
+from astro.transients.alerts import _pruned, iter_alerts, packet_of, raw_alert, read_alert
+from astro.transients.avro import Schema, records
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
 from astro.transients.read import ReadConfig, read_all, read_path
 from shared.errors import DataInvalid
@@ -168,12 +169,12 @@ def test_alerts_of_one_object_become_one_curve_in_any_order_and_number(tmp_path:
     schema = lsst_schema("lsst.v11_0", NEW)
     alerts = [lsst_record(NEW, start=n) for n in (1, 2, 3)]
     other = lsst_record(NEW, oid=9)
-    for name, records in {
+    for name, some in {
         "a": [alerts[0], other, alerts[1], alerts[2]],
         "b": [alerts[2], alerts[0], other, alerts[1], alerts[1]],
     }.items():
         (tmp_path / name).mkdir()
-        for index, record in enumerate(records):
+        for index, record in enumerate(some):
             write(tmp_path / name / f"{index}.avro", schema, [record])
     first, second = (read_path(tmp_path / name) for name in "ab")
     assert [c.id for c in first] == [c.id for c in second] == ["7", "9"]
@@ -275,3 +276,38 @@ def test_mixed_surveys_stay_in_order(tmp_path: Path) -> None:
         ("ZTF20abcdefg", "ztf"),
         ("8", "lsst"),
     ]
+
+
+# ---------------------------------------------------------------- containers
+
+
+def peer(path: Path, schema: Schema) -> list[Any]:
+    """What fastavro's own reader decodes of the same fields."""
+    with open(path, "rb") as file:
+        return list(fastavro.reader(file, reader_schema=schema.read))
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "bzip2"])
+def test_records_are_those_of_fastavro_whatever_the_packing(tmp_path: Path, codec: str) -> None:
+    schema, seen = Schema(), []
+    for number, (of, made) in enumerate(
+        [(lsst_schema("lsst.v11_0", NEW), [lsst_record(NEW, oid=k) for k in range(1, 30)])] * 2
+        + [(ztf_schema(), [ztf_record()]), (lsst_schema("lsst.v3_0", OLD), [lsst_record(OLD)])]
+    ):
+        path = tmp_path / f"{number}.avro"
+        with open(path, "wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(of), made, codec=codec, sync_interval=2000)
+        with open(path, "rb") as file:
+            found = list(records(file, schema, _pruned))
+        assert found == peer(path, schema) and len(found) == len(made)
+        assert "cutoutDifference" not in found[0] and "snr" not in found[0].get("diaSource", {})
+        seen.append(schema.read)
+    assert seen[0] is seen[1] and seen[1] is not seen[2]  # parsed once for the two files that share it
+
+
+@pytest.mark.parametrize("cut", [3, 100, -20, -5])
+def test_a_cut_file_is_an_error_wherever_it_is_cut(tmp_path: Path, cut: int) -> None:
+    path = write(tmp_path / "a.avro", lsst_schema("lsst.v11_0", NEW), [lsst_record(NEW)])
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises((EOFError, ValueError, IndexError)), open(path, "rb") as file:
+        list(records(file, Schema(), _pruned))
