@@ -65,7 +65,7 @@ class PlayConfig(Config):
     episodes: int = Field(20, ge=1, description="episodes in one context, where the task file says nothing")
     copies: int = Field(1, ge=1, description="how often each task is played, where the file says nothing")
     greedy: bool = Field(False, description="the likeliest action instead of a drawn one")
-    plan: Literal["auto", "on", "off"] = Field(
+    plan: Literal["auto", "always", "never"] = Field(
         "auto", description="beam search with the model's own world model; auto: where method is dicp"
     )
     beam: Plan = Plan()
@@ -90,9 +90,9 @@ class IcrlConfig(RunConfig):
 
     @model_validator(mode="after")
     def _together(self) -> IcrlConfig:
-        if self.predict.plan == "on" and not self.model.world:
+        if self.predict.plan == "always" and not self.model.world:
             raise ValueError(
-                "predict.plan: on; a world model wanted: model.method dicp or model.dynamics true"
+                "predict.plan: always; a world model wanted: model.method dicp or model.dynamics true"
             )
         data, goals = self.data, ("darkroom", "darkroom-large")
         if data.path is None and data.collector == "explorer" and data.env not in goals:

@@ -66,7 +66,7 @@ def play(
 
 def plan_of(model: Any, how: PlayConfig) -> Plan | None:
     """The beam to plan with, if any."""
-    wanted = how.plan == "on" or (how.plan == "auto" and model.method == "dicp")
+    wanted = how.plan == "always" or (how.plan == "auto" and model.method == "dicp")
     return how.beam if wanted else None
 
 

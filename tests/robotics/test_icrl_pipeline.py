@@ -1,0 +1,221 @@
+"""The rooms of `icrl` together: histories in, windows out; files of tasks in, episodes out; the shipped model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("h5py", reason="the robotics extra is not installed")
+
+from robotics.icrl.collect.run import collect
+from robotics.icrl.config import IcrlConfig
+from robotics.icrl.data import IcrlData, check, train_tasks
+from robotics.icrl.envs.grid import tasks
+from robotics.icrl.evaluate import metrics_of
+from robotics.icrl.pipeline import PIPELINE
+from robotics.icrl.play import first_good, play
+from robotics.icrl.predict import IcrlPredictor, returns_table, steps_table
+from robotics.icrl.sample import write_sample
+from robotics.icrl.task import IcrlTask
+from robotics.icrl.tasks_file import parse, read
+from shared.bundle import Bundle
+from shared.config import merge
+from shared.errors import DataInvalid, ItemError, UsageError
+
+SMALL: dict[str, Any] = {
+    "data": {"streams": 3, "episodes": 3, "tasks": 5},
+    "model": {"dim": 16, "depth": 1, "heads": 2, "inner": 16, "context": 30},
+    "train": {"steps": 2, "batch_size": 4, "play_episodes": 2, "play_copies": 1},
+}
+
+
+def small(**over: Any) -> IcrlConfig:
+    return PIPELINE.complete(IcrlConfig.model_validate(merge(SMALL, over)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [{"method": method} for method in ("ad", "dpt", "dicp", "dt")]
+    + [{"method": method, "legacy": True} for method in ("ad", "dpt", "dicp")],
+    ids=str,
+)
+def test_every_method_learns_from_what_was_collected_and_plays(tmp_path: Path, model: dict[str, Any]) -> None:
+    config = small(model=model, predict={"beam": {"width": 4, "depth": 2}})
+    data = IcrlData(config)
+    data.setup("fit")
+    facts = data.facts()
+    data.collect(tmp_path)
+    task = IcrlTask(config)
+    task.learn_from(data)
+    batch = next(iter(data.train_dataloader()))
+    loss = task.training_step(batch, 0)
+    loss.backward()
+    assert np.isfinite(float(loss.detach())) and batch.reward.shape == (4, 30)
+    played = play(task.network, task.play_on, 2, 2, 0, config.predict)
+    assert played.returns.shape == (1, 2, 2)
+    assert np.array_equal(played.steps("rewards").sum(-1), played.returns)
+    assert facts.items == 15
+
+
+def test_windows_are_a_function_of_the_draw_and_held_out_goals_stay_out(tmp_path: Path) -> None:
+    config = small()
+    one, two = IcrlData(config), IcrlData(config)
+    one.collect(tmp_path)
+    two.open_collected(tmp_path)
+    first, again = (list(data.train_dataloader()) for data in (one, two))
+    assert len(first) == 2
+    assert all((a.obs == b.obs).all() and (a.action == b.action).all() for a, b in zip(first, again))
+    held = {task.index for task in tasks("darkroom", "test")}
+    assert not held & {index for part in one.parts.values() for index in part}
+    assert one.facts().fingerprint == two.facts().fingerprint != IcrlData(small(seed=1)).facts().fingerprint
+
+
+def test_filters_take_the_best_more_often_and_leave_the_worst(tmp_path: Path) -> None:
+    noisy = {"streams": 10, "random_share": 0.3}
+    plain = IcrlData(small(data=noisy))
+    plain.collect(tmp_path)
+    for mode in ("stochastic", "reweight"):
+        data = IcrlData(small(data=noisy, filter={"mode": mode}))
+        data.open_collected(tmp_path)
+        assert len(data.scores) == len(data.parts["train"]) == 4
+        found = data.train_arrays
+        assert len(found.reward) == len(plain.train_arrays.reward) == 40
+        if mode == "reweight":
+            assert float(found.weight.mean()) == pytest.approx(1) and float(found.weight.min()) == 0
+        else:
+            assert float(found.reward.sum()) > float(plain.train_arrays.reward.sum())
+
+
+def test_a_store_of_ones_own_is_checked_and_used(tmp_path: Path) -> None:
+    held, train = tasks("darkroom", "test")[0].index, [task.index for task in train_tasks(small())[:3]]
+    path = tmp_path / "own.h5"
+    collect("darkroom", [held, *train], 2, 60, 0, path, "q-learning")
+    config = small(data={"path": str(path)})
+    said = check(config)
+    assert {fault.severity for fault in said} == {"warning"}
+    assert str(said[-1]).endswith("1 tasks of darkroom's test part; training tasks; they are left out")
+    data = IcrlData(config)
+    data.setup("fit")
+    assert sorted(index for part in data.parts.values() for index in part) == sorted(train)
+    assert data.facts().items == 6
+
+    lonely = tmp_path / "lonely.h5"
+    collect("darkroom", [held], 2, 60, 0, lonely, "q-learning")
+    other = config.model_copy(update={"data": config.data.model_copy(update={"path": lonely})})
+    assert "0 training tasks" in str(check(other)[-1])
+    (tmp_path / "tasks.yaml").write_text("tasks:\n  - goal: [1, 2]\n")
+    with pytest.raises(DataInvalid, match="a file of tasks; a store of histories"):
+        IcrlData(small(data={"path": str(tmp_path / "tasks.yaml")})).setup("fit")
+
+
+def test_files_of_tasks_are_read_alike_in_three_formats(tmp_path: Path) -> None:
+    texts = {
+        ".yaml": "env: darkroom\nepisodes: 5\ntasks:\n  - goal: [4, 2]\n  - index: 17\n",
+        ".json": json.dumps({"env": "darkroom", "episodes": 5, "tasks": [{"goal": [4, 2]}, {"index": 17}]}),
+        ".csv": "env,episodes,goal,index\ndarkroom,5,4 2,\ndarkroom,5,,17\n",
+    }
+    for suffix, text in texts.items():
+        path = tmp_path / f"tasks{suffix}"
+        path.write_text(text)
+        found = read(path, "darkroom-large")
+        assert [task.places for task in found.tasks] == [((4, 2),), ((1, 8),)]
+        assert (found.episodes, found.copies, found.seed, found.faults) == (5, None, None, [])
+    part = parse("tasks:\n  - goal: [4, 20]\n  - goal: [4, 2]\n", "t", "darkroom")
+    assert len(part.tasks) == 1 and "not in the room" in str(part.faults[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "said"),
+    [
+        ("not data", ".yaml", "a str; a mapping with `tasks`"),
+        ("env: darkroom\nepiso", ".yaml", "t.yaml"),
+        ("{", ".json", "not JSON"),
+        ("env: lightroom\ntasks: [{index: 1}]", ".yaml", "environment lightroom: unknown; one of darkroom"),
+        ("tasks: [{index: 81}]", ".yaml", "task 81 of darkroom: unknown"),
+        ("tasks: [{index: 1}]\nepisodes: 0", ".yaml", "found 0; a whole number from 1"),
+        ("tasks: [{index: 1}]\nepisodes: 99999999", ".yaml", "steps in all"),
+        ("tasks: [{index: 1}]\nepisode: 3", ".yaml", "unknown key episode"),
+        ("tasks: []", ".yaml", "no tasks"),
+        ("goal\n4 2,9\n", ".csv", "another width"),
+    ],
+)
+def test_bad_files_of_tasks_are_said_in_a_line(text: str, suffix: str, said: str) -> None:
+    with pytest.raises(ItemError) as caught:
+        parse(text, f"t{suffix}", "darkroom", suffix)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_configurations_that_cannot_work_are_refused() -> None:
+    for sets, said in (
+        (["data.env=dark-key-to-door"], "explorer in dark-key-to-door"),
+        (["predict.plan=always"], "a world model wanted"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            PIPELINE.resolve("default", sets=sets)
+
+
+def test_metrics_by_hand() -> None:
+    curve = np.array([0.0, 0.5, 0.9, 1.0])
+    found = metrics_of(np.broadcast_to(curve, (2, 3, 1, 4)))
+    assert found["normalised_return"] == pytest.approx(0.6) and found["first_episode"] == 0
+    assert found["episode_above_90"] == 3 and first_good(curve * 0.5) is None
+    assert "episode_above_90" not in metrics_of(np.zeros((1, 1, 1, 4)))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> IcrlPredictor:
+    assert PIPELINE.builtin is not None
+    return IcrlPredictor(Bundle.open(PIPELINE.builtin), {})
+
+
+def test_the_shipped_model_learns_new_goals_in_its_context(shipped: IcrlPredictor, tmp_path: Path) -> None:
+    path = tmp_path / "held.yaml"
+    rows = "".join(f"  - index: {task.index}\n" for task in tasks("darkroom", "test"))
+    path.write_text(f"episodes: 20\ncopies: 2\nseed: 0\ntasks:\n{rows}")
+    (item,) = shipped.discover([path])
+    result: Any = shipped.predict(item)
+    curve = result.played.normalised.mean((0, 1))
+    assert curve[0] < 0.3 and curve[-3:].mean() > 0.95
+
+    (tmp_path / "out").mkdir()
+    summary = shipped.write(result, tmp_path / "out")
+    assert summary["tasks"] == 8 and summary["episodes"] == 20
+    returns, steps = (pd.read_csv(tmp_path / "out" / name) for name in ("returns.csv", "steps.csv"))
+    assert len(returns) == 8 * 2 * 20 and len(steps) == 8 * 2 * 20 * 20
+    summed = steps.groupby(["task", "copy", "episode"])["reward"].sum()
+    assert (returns.set_index(["task", "copy", "episode"])["return"].sort_index() == summed).all()
+
+
+def test_other_rooms_and_files_are_refused_one_by_one(shipped: IcrlPredictor, tmp_path: Path) -> None:
+    write_sample(tmp_path, 1, 0)
+    (tmp_path / "large.yaml").write_text("env: darkroom-large\ntasks: [{index: 3}]\n")
+    (tmp_path / "notes.txt").write_text("left alone")
+    items = shipped.discover([tmp_path, tmp_path / "notes.txt"])
+    assert [item.id for item in items] == ["darkroom-00", "large", "notes"]
+    with pytest.raises(ItemError, match="darkroom-large has cells"):
+        shipped.predict(items[1])
+    with pytest.raises(ItemError, match=r"a \.txt file"):
+        shipped.predict(items[2])
+
+
+def test_a_store_is_scored_history_by_history(shipped: IcrlPredictor, tmp_path: Path) -> None:
+    collect("darkroom", [0, 44], 6, 200, 0, tmp_path / "h.h5", "q-learning", random_share=0.3)
+    (item,) = shipped.discover([tmp_path / "h.h5"])
+    (tmp_path / "out").mkdir()
+    summary = shipped.write(shipped.predict(item), tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "histories.csv")
+    assert len(table) == summary["histories"] == 12 and (tmp_path / "out" / "filter.png").is_file()
+    assert (table.groupby("task")["multiplicity"].sum() == 6).all()
+
+
+def test_serving_answers_as_the_tables_say(shipped: IcrlPredictor) -> None:
+    answer = shipped.predict_record(shipped.example_record())
+    assert set(answer) == set(shipped.record_outputs)
+    assert answer["returns"].startswith("task,copy,episode,return,normalised\n")
+    result: Any = shipped._played(parse(shipped.example_record()["tasks"], "r", "darkroom"), "r")
+    assert len(returns_table(result.played)) * 20 == len(steps_table(result.played))
