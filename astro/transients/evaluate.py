@@ -189,8 +189,13 @@ def _noticed(known: pd.DataFrame, unknown: pd.DataFrame) -> list[dict[str, Any]]
     for name in ("doubt", "energy", "distance"):
         values = np.concatenate([known[name], unknown[name]]).astype(float)
         said = np.isfinite(values)
+        both = len(np.unique(truth[said])) == 2
         rows.append(
-            {"score": name, "auc": float(roc_auc_score(truth[said], values[said])), "objects": len(unknown)}
+            {
+                "score": name,
+                "auc": float(roc_auc_score(truth[said], values[said])) if both else np.nan,
+                "objects": len(unknown),
+            }
         )
     return rows
 
