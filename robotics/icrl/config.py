@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from robotics.icrl.models.config import ModelConfig
+from robotics.icrl.models.config import ModelConfig, Plan
 from robotics.icrl.models.spaces import Spaces
-from robotics.icrl.planning import Plan
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 
 Room = Literal["darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door"]

@@ -11,20 +11,10 @@ import warnings
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from robotics.icrl.models.config import Plan
 from robotics.icrl.models.trunk import choose
-from shared.config import Config
-
-
-class Plan(Config):
-    """How far and how wide. Published: width 10; depth grid − 1 in Darkroom, twice that elsewhere; only once the
-    context is full (`legacy` models wait for that). Reals: `samples` actions, the one of highest predicted reward."""
-
-    width: int = Field(10, ge=1, description="beams kept")
-    depth: int = Field(8, ge=1, description="steps looked ahead at most")
-    samples: int = Field(10, ge=1, description="real actions tried, the policy's mean first")
 
 
 @torch.no_grad()

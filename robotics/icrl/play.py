@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robotics.icrl.config import PlayConfig
 from robotics.icrl.envs.batch import GridBatch
 from robotics.icrl.envs.grid import GridTask, random_returns
-from robotics.icrl.planning import Plan
+from robotics.icrl.models.config import Plan
 from robotics.icrl.rollout import Rollout, rollout
 
 Floats = NDArray[np.float64]

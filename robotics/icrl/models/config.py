@@ -55,3 +55,15 @@ class ModelConfig(Config):
     def world(self) -> bool:
         """Whether the network has a world model."""
         return self.dynamics or self.method == "dicp"
+
+
+class Plan(Config):
+    """How far and how wide `planning` looks.
+
+    Published: width 10; depth grid − 1 in Darkroom, twice that elsewhere; only once the context is full (`legacy`
+    models wait for that). Reals: `samples` actions, the one of highest predicted reward.
+    """
+
+    width: int = Field(10, ge=1, description="beams kept")
+    depth: int = Field(8, ge=1, description="steps looked ahead at most")
+    samples: int = Field(10, ge=1, description="real actions tried, the policy's mean first")
