@@ -1,4 +1,4 @@
-"""The genuine PLAsTiCC objects at hand: read, classified and scored in 14 classes. Weights are random, scores are not."""
+"""The genuine PLAsTiCC objects at hand: read, classified and scored in 14 classes. Only the weights are random."""
 
 from __future__ import annotations
 
