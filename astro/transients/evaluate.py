@@ -190,13 +190,8 @@ def _noticed(known: pd.DataFrame, unknown: pd.DataFrame) -> list[dict[str, Any]]
         values = np.concatenate([known[name], unknown[name]]).astype(float)
         said = np.isfinite(values)
         both = len(np.unique(truth[said])) == 2
-        rows.append(
-            {
-                "score": name,
-                "auc": float(roc_auc_score(truth[said], values[said])) if both else np.nan,
-                "objects": len(unknown),
-            }
-        )
+        auc = float(roc_auc_score(truth[said], values[said])) if both else np.nan
+        rows.append({"score": name, "auc": auc, "objects": len(unknown)})
     return rows
 
 
@@ -237,16 +232,15 @@ def _by_days(
 
 def _by_class(labels: Labels, p: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
     """Recall, area under the ROC curve and average precision of each class present, each with its 90 % interval."""
-    scores = {
-        "recall": recalls,
-        "auc": lambda y, q: ranking(y, q)[0],
-        "ap": lambda y, q: ranking(y, q)[1],
-    }
+
+    def scores(y: Labels, q: Floats) -> Floats:
+        return np.stack([recalls(y, q), *ranking(y, q)])
+
+    value, (low, high) = scores(labels, p), bootstrap(scores, labels, p)
     rows: list[dict[str, Any]] = [{"class": name} for name in names]
-    for key, score in scores.items():
-        value, (low, high) = score(labels, p), bootstrap(score, labels, p)
-        for k, row in enumerate(rows):
-            row |= {key: float(value[k]), f"{key}_low": float(low[k]), f"{key}_high": float(high[k])}
+    for k, row in enumerate(rows):
+        for i, key in enumerate(("recall", "auc", "ap")):
+            row |= {key: float(value[i, k]), f"{key}_low": float(low[i, k]), f"{key}_high": float(high[i, k])}
     number = np.bincount(labels, minlength=len(names))
     return [{**row, "objects": int(n)} for row, n in zip(rows, number) if n]
 

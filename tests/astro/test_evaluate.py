@@ -21,7 +21,7 @@ from astro.transients.data import TransientsData
 from astro.transients.evaluate import CONVENTIONS, TransientsEvaluation, evaluate
 from astro.transients.grids import until
 from astro.transients.lightcurve import TOO_FEW, LightCurve
-from astro.transients.metrics import bootstrap, ranking
+from astro.transients.metrics import bootstrap, recalls
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
 from astro.transients.report import add_sections, card_text
@@ -174,9 +174,9 @@ def test_intervals_hold_the_values(done: Done) -> None:
         for key in ("recall", "auc", "ap"):
             assert 0 <= row[f"{key}_low"] <= row[key] <= row[f"{key}_high"] <= 1
             assert row[key] == pytest.approx(done.found.metrics[f"{key}_{row['class']}"])
-    low, high = bootstrap(lambda y, q: ranking(y, q)[0], done.labels, asked(done))
-    assert [row["auc_low"] for row in done.found.classes] == pytest.approx(low)
-    assert [row["auc_high"] for row in done.found.classes] == pytest.approx(high)
+    low, high = bootstrap(recalls, done.labels, asked(done))
+    assert [row["recall_low"] for row in done.found.classes] == pytest.approx(low)
+    assert [row["recall_high"] for row in done.found.classes] == pytest.approx(high)
 
 
 def test_unknown_kinds(done: Done) -> None:
@@ -349,6 +349,7 @@ def test_objects_that_nothing_can_be_said_of_get_the_class_rates(done: Done, tmp
     assert found.metrics["log_loss"] == pytest.approx(np.log(5))
     assert f"10 objects with status “{TOO_FEW}”, scored with what they get" in found.notes
     assert {row["class"] for row in found.table} == {""} and found.days[-1]["classified"] == 0
+    assert np.isnan(found.metrics["unknown_auc_energy"])
 
 
 def test_nothing_held_out(done: Done, tmp_path: Path) -> None:
