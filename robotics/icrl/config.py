@@ -17,8 +17,10 @@ class IcrlDataConfig(DataConfig):
     """Where learning histories come from. With `path` (a store, HDF5) nothing is collected."""
 
     env: Room = Field("darkroom", description="family of tasks; of a store: its own")
-    collector: Literal["explorer", "population", "q-learning", "noise-distillation", "random"] = Field(
-        "explorer", description="what makes the histories; explorer is ours, population is DICP's way"
+    collector: Literal["explorer", "population", "q-learning", "noise-distillation", "random", "sb3"] = Field(
+        "explorer",
+        description="what makes the histories; explorer is ours; sb3: PPO, SAC and others of Stable-Baselines3, "
+        "DICP's way; population: the same in seconds, with tables",
     )
     options: dict[str, Any] = Field({}, description="the collector's own settings")
     streams: int = Field(40, ge=1, description="histories of each task")
@@ -70,6 +72,10 @@ class PlayConfig(Config):
     beam: Plan = Plan()
     picture: bool = Field(True, description="paths of some episodes as PNG")
     gif: bool = Field(False, description="first and last episode of the first task as GIF")
+    convert: Literal["", "store", "minari"] = Field(
+        "",
+        description="write histories (a store, DICP's file, a Minari dataset) in this form; nothing is played",
+    )
 
 
 class EvaluateConfig(Config):

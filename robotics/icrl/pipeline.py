@@ -61,6 +61,10 @@ class Icrl(Pipeline):
         return fit(config, task, data, context)
 
     def predictor(self, bundle: Bundle, options: Mapping[str, Any]) -> Predictor:
+        if options.get("convert"):
+            from robotics.icrl.convert import Converter
+
+            return Converter(options)
         from robotics.icrl.predict import IcrlPredictor
 
         return IcrlPredictor(bundle, options)

@@ -341,11 +341,16 @@ def opened(path: Path) -> h5py.File:
         ) from err
 
 
+def dicp(file: h5py.File) -> bool:
+    """Whether it has the layout of DICP's history files."""
+    return file.attrs.get("format") != FORMAT and "0/states" in file
+
+
 def read_meta(path: Path, file: h5py.File) -> Meta:
     """Raises `DataInvalid` for another format or version, and for attributes that are absent or unreadable."""
     found = file.attrs.get("format")
     if found != FORMAT:
-        mend = "convert DICP's files with robotics.icrl.store_convert" if "0/states" in file else ""
+        mend = f"convert it: pipelines predict icrl {path} -o FOLDER -s convert=store" if dicp(file) else ""
         raise _invalid(path, f"format {found!r}", f"'{FORMAT}'", mend, "format")
     if file.attrs.get("version") != VERSION:
         raise _invalid(path, f"version {file.attrs.get('version')}", str(VERSION), "collect again", "version")

@@ -7,6 +7,7 @@ observation follows from the grid's rules, which are checked against every other
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import numpy as np
 
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.grid import ACTIONS, Family, GridTask, cells_of, family, transitions
-from robotics.icrl.store import Histories, Meta, Store, opened
+from robotics.icrl.store import Histories, Meta, Store, Task, opened
 from robotics.icrl.store_writer import Resume, StoreWriter
 from shared.errors import DataInvalid, Fault, UsageError
 
@@ -28,7 +29,17 @@ _ARRAYS = ("states", "actions", "rewards", "next_states", "dones")
 
 
 def convert_dicp(source: Path, target: Path, env_name: str | None = None, resume: Resume = "auto") -> Store:
-    """A store of the histories in `source`; the environment is read off the file's name unless named.
+    """A store of the histories in `source`, as `read_dicp` reads them. Raises as that does."""
+    meta, blocks = read_dicp(source, env_name)
+    with StoreWriter(target, meta, resume) as writer:
+        for task, block in blocks:
+            if len(writer.missing(task.index, len(block))):
+                writer.add([(task, block)])
+    return Store(target)
+
+
+def read_dicp(source: Path, env_name: str | None = None) -> tuple[Meta, Iterator[tuple[Task, Histories]]]:
+    """What `source` holds, task by task; the environment is read off the file's name unless named.
 
     Raises `DataInvalid` for a file of another layout, or one that breaks the grid's rules; `UsageError` for others.
     """
@@ -43,10 +54,13 @@ def convert_dicp(source: Path, target: Path, env_name: str | None = None, resume
     room = family(env_name)
     algorithm, seed = (match["alg"].lower(), int(match["seed"])) if match else ("unknown", 0)
     hyper = {"converted_from": "dicp"}
-    meta = Meta(
-        room.env_id, algorithm, seed, room.horizon, room.observation_space, room.action_space, {}, hyper
-    )
-    with opened(source) as file, StoreWriter(target, meta, resume) as writer:
+    spaces = (room.observation_space, room.action_space)
+    meta = Meta(room.env_id, algorithm, seed, room.horizon, *spaces, {}, hyper)
+    return meta, _tasks(source, room, algorithm)
+
+
+def _tasks(source: Path, room: Family, algorithm: str) -> Iterator[tuple[Task, Histories]]:
+    with opened(source) as file:
         numbered = sorted((name for name in file if name.isdigit()), key=int)
         if not numbered:
             raise _invalid(source, "no group named by a task's number", "0, 1, 2, …")
@@ -54,10 +68,7 @@ def convert_dicp(source: Path, target: Path, env_name: str | None = None, resume
             if not 0 <= int(name) < len(room):
                 raise _invalid(source, f"no such task of {room.name}", f"0 to {len(room) - 1}", name)
             task = room.task(int(name))
-            block = _block(source, file[name], name, room, task, algorithm)
-            if len(writer.missing(task.index, len(block))):
-                writer.add([(described([task])[0], block)])
-    return Store(target)
+            yield described([task])[0], _block(source, file[name], name, room, task, algorithm)
 
 
 def _block(

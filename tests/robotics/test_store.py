@@ -372,7 +372,7 @@ def test_dicp_files_are_converted(tmp_path: Path) -> None:
 def test_dicp_files_that_break_the_rules_are_refused(tmp_path: Path) -> None:
     own = collect("darkroom", [0], 4, 60, 0, tmp_path / "own.h5", "random")
     published = dicp_file(tmp_path, own)
-    with pytest.raises(DataInvalid, match=r"convert DICP's files with robotics\.icrl\.store_convert"):
+    with pytest.raises(DataInvalid, match=r"convert it: pipelines predict icrl"):
         Store(published)
     with h5py.File(published, "a") as file:
         file["0/actions"][0, 1] = (file["0/actions"][0, 1] + 1) % 4

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from robotics.icrl.collect import explorer, noise, population, q_learning
+from robotics.icrl.collect import explorer, noise, population, q_learning, sb3
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.grid import Family, GridTask, family
 from robotics.icrl.store import Histories, Meta, Store
@@ -25,15 +25,23 @@ _STEPS_AT_ONCE = 3_000_000
 """Of all tasks and streams played together: some 100 MB, and at most this is lost by a kill."""
 
 
+def _hyper(room: Family, options: Config, streams: int, steps: int) -> dict[str, Any]:
+    return options.model_dump(mode="json")
+
+
 @dataclass(frozen=True)
 class Collector:
     """One way of making histories. `joint`: a task's streams are made together or not at all."""
 
     options: type[Config]
-    play: Callable[[Sequence[GridTask], Numbers, int, int, Any], Recording]
+    play: Callable[[Sequence[GridTask], Numbers, int, int, Any], Recording | list[Histories]]
     joint: bool = False
     costs: int = 1
     """Arrays of all steps that are held at once, in units of a recording"""
+    slow: bool = False
+    """A task takes so long that each is written as soon as it is done"""
+    hyper: Callable[[Family, Any, int, int], dict[str, Any]] = _hyper
+    """Of (family, options, streams, steps): what a store says of the settings"""
 
 
 def _population(
@@ -48,6 +56,7 @@ COLLECTORS: Mapping[str, Collector] = {
     "noise-distillation": Collector(noise.NoiseOptions, noise.play, costs=2),
     "explorer": Collector(explorer.ExplorerOptions, explorer.play, joint=True),
     "random": Collector(noise.RandomOptions, noise.play, costs=2),
+    "sb3": Collector(sb3.Sb3Options, sb3.play, joint=True, slow=True, hyper=sb3.hyper),
 }
 
 
@@ -87,6 +96,7 @@ def collect(
     with StoreWriter(path, meta, resume) as writer:
         for name, each, settings, numbers in sources:
             size = max(1, _STEPS_AT_ONCE // (steps * len(numbers) * each.costs)) if len(numbers) else 1
+            size = 1 if each.slow else size
             for group in _open_tasks(writer, chosen, numbers, size):
                 _collect(writer, name, each, settings, group, numbers, steps, seed)
                 if tick is not None:
@@ -115,7 +125,8 @@ def described_store(
     room: Family, algorithm: str, options: Config, streams: int, steps: int, seed: int, random_share: float
 ) -> Meta:
     """Attributes of a store; stores of other settings are not mixed with it."""
-    hyper = {**options.model_dump(mode="json"), "steps": steps, "random_share": random_share}
+    own = COLLECTORS[algorithm].hyper(room, options, streams - round(streams * random_share), steps)
+    hyper = {**own, "steps": steps, "random_share": random_share}
     if COLLECTORS[algorithm].joint or random_share:
         hyper["streams"] = streams  # more streams would be another run
     return Meta(
@@ -142,8 +153,8 @@ def _collect(
     steps: int,
     seed: int,
 ) -> None:
-    recording = collector.play(group, numbers, steps, seed, options)
-    blocks: list[Histories] = histories(group, recording, numbers, name)
+    played = collector.play(group, numbers, steps, seed, options)
+    blocks = histories(group, played, numbers, name) if isinstance(played, Recording) else played
     pairs = []
     for described_task, block in zip(described(group), blocks):
         missing = writer.missing(described_task.index, int(numbers.max()) + 1)
