@@ -18,7 +18,8 @@ import numpy as np
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import FAMILIES, tasks
+from robotics.icrl.envs.families import tasks
+from robotics.icrl.envs.grid import GRIDS
 from robotics.icrl.store import Store
 from shared.errors import need
 
@@ -31,7 +32,7 @@ TENTH = 100
 def run_steps(say: Say) -> list[dict[str, Any]]:
     """Environment steps per second, observations and resets included, on 8,100 rooms at once."""
     rows = []
-    for name in FAMILIES:
+    for name in GRIDS:
         batch, rng = GridBatch(tasks(name)[:81], STREAMS), np.random.default_rng(0)
         actions = rng.integers(0, 5, (50, *batch.shape))
         started = time.process_time()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import tasks
+from robotics.icrl.envs.families import tasks
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces

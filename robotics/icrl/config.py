@@ -10,7 +10,11 @@ from robotics.icrl.models.config import ModelConfig, Plan
 from robotics.icrl.models.spaces import Spaces
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 
-Room = Literal["darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door"]
+Room = Literal[
+    "darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door",
+    "reacher", "half-cheetah", "ant", "pusher",
+    "reacher-dynamics", "half-cheetah-dynamics", "ant-dynamics", "pusher-dynamics",
+]  # fmt: skip
 
 
 class IcrlDataConfig(DataConfig):
@@ -72,6 +76,7 @@ class PlayConfig(Config):
     beam: Plan = Plan()
     picture: bool = Field(True, description="paths of some episodes as PNG")
     gif: bool = Field(False, description="first and last episode of the first task as GIF")
+    mp4: bool = Field(False, description="the same as MP4; wants imageio-ffmpeg")
     convert: Literal["", "store", "minari"] = Field(
         "",
         description="write histories (a store, DICP's file, a Minari dataset) in this form; nothing is played",
@@ -100,8 +105,22 @@ class IcrlConfig(RunConfig):
                 "predict.plan: always; a world model wanted: model.method dicp or model.dynamics true"
             )
         data, goals = self.data, ("darkroom", "darkroom-large")
+        grid = "dark" in data.env
         if data.path is None and data.collector == "explorer" and data.env not in goals:
             raise ValueError(
                 f"data.collector: explorer in {data.env}; it knows rooms with one goal; choose another"
+            )
+        if data.path is None and data.collector in ("population", "q-learning") and not grid:
+            others = "noise-distillation, sb3 or random"
+            raise ValueError(
+                f"data.collector: {data.collector} in {data.env}; it knows the dark grids only; choose {others}"
+            )
+        if (
+            data.path is None
+            and data.collector == "noise-distillation"
+            and not (grid or "reacher" in data.env)
+        ):
+            raise ValueError(
+                f"data.collector: noise-distillation in {data.env}; no expert is known there; choose sb3 or random"
             )
         return self

@@ -18,7 +18,8 @@ import torch
 
 from robotics.icrl.collect.run import collect, configured, described_store
 from robotics.icrl.config import IcrlConfig
-from robotics.icrl.envs.grid import GridTask, family, tasks
+from robotics.icrl.envs.base import Task
+from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.lhf import Rule, Scores, score
 from robotics.icrl.models.batch import Arrays, Window, of_histories
 from robotics.icrl.models.spaces import Spaces
@@ -80,7 +81,7 @@ def spaces_of(env: str) -> Spaces:
     return Spaces.of(room.observation_space, room.action_space)
 
 
-def train_tasks(config: IcrlConfig) -> list[GridTask]:
+def train_tasks(config: IcrlConfig) -> list[Task]:
     """The tasks to collect in, in the split's order."""
     found = tasks(config.data.env, "train")
     return found[: config.data.tasks] if config.data.tasks else found

@@ -12,13 +12,14 @@ import numpy as np
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import check as check_data
 from robotics.icrl.data import infer
-from robotics.icrl.envs.grid import GridTask, tasks
+from robotics.icrl.envs.base import Floats, Task
+from robotics.icrl.envs.families import tasks
 from robotics.icrl.figures import curve_figure, paths_figure
-from robotics.icrl.play import GOOD, Floats, Played, first_good, play
+from robotics.icrl.play import GOOD, Played, first_good, play
 from robotics.icrl.predict import FILTER_PICTURE, load, require_spaces
 from robotics.icrl.tasks_file import SUFFIXES, read
 from shared.bundle import Bundle
-from shared.errors import DataInvalid, ItemError
+from shared.errors import DataInvalid, Fault, ItemError
 from shared.io.atomic import atomic_write_text
 from shared.pipeline import Evaluation, error_faults
 from shared.plots.style import save_png
@@ -49,6 +50,7 @@ def evaluate(bundle: Bundle, config: IcrlConfig, out: Path) -> IcrlEvaluation:
         play(network, chosen, wanted.episodes, wanted.copies, config.seed + number, how)
         for number in range(wanted.seeds)
     ]
+    _require_whole(rounds, str(config.data.path))
     scores = np.stack([one.normalised for one in rounds])  # (S, M, C, K)
     by_seed, by_task = scores.mean((1, 2)), scores.mean((0, 2))
     band = interval(by_seed)
@@ -68,7 +70,17 @@ def evaluate(bundle: Bundle, config: IcrlConfig, out: Path) -> IcrlEvaluation:
     return result
 
 
-def _to_play(config: IcrlConfig) -> list[GridTask]:
+def _require_whole(rounds: Sequence[Played], source: str) -> None:
+    """Raises `DataInvalid` where a task could not be played to its end, or no one says what its returns are worth."""
+    broken = {task.index: said for one in rounds for task, said in one.broken}
+    faults = [Fault(source, str(said), "", "mend it", f"task {index}") for index, said in broken.items()]
+    if not faults and np.isnan(rounds[0].normalised).any():
+        faults = [Fault(source, "returns that no one can normalise", "`random` and `optimum`", "add them")]
+    if faults:
+        raise DataInvalid(faults)
+
+
+def _to_play(config: IcrlConfig) -> list[Task]:
     path = config.data.path
     if path is not None and path.suffix.lower() in SUFFIXES:
         try:
@@ -113,18 +125,22 @@ def metrics_of(scores: Floats) -> dict[str, float]:
     return found
 
 
-def rows_of(chosen: Sequence[GridTask], rounds: Sequence[Played], by_task: Floats) -> list[dict[str, Any]]:
+def rows_of(chosen: Sequence[Task], rounds: Sequence[Played], by_task: Floats) -> list[dict[str, Any]]:
     """One mapping a task."""
     last = min(LAST, by_task.shape[1])
     returns = np.stack([one.returns for one in rounds]).mean((0, 2))
-    rows = []
+    rows, room = [], chosen[0].family
+    best, name = room.best(chosen), "optimum" if room.best_is == "the optimum" else "reference"
     for row, task in enumerate(chosen):
-        params = {key: " ".join(map(str, value)) for key, value in task.params.items()}
+        params = {
+            key: " ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in task.params.items()
+        }
         rows.append(
             {
                 "task": task.index,
                 **params,
-                "optimum": task.optimum,
+                name: float(best[row]),
                 "first_return": float(returns[row, 0]),
                 "last_return": float(returns[row, -last:].mean()),
                 "first_normalised": float(by_task[row, 0]),
@@ -144,17 +160,17 @@ def _write_curve(curve: list[dict[str, Any]], by_task: Floats, path: Path) -> No
 
 
 def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: Path) -> dict[str, Path]:
-    order = np.argsort(by_task.mean(1))
+    order, seen = np.argsort(by_task.mean(1)), one.family.plane(one.tasks[0]) is not None
     rows = sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])}, key=list(order).index)
     names = ("Worst", "Median", "Best") if len(rows) == 3 else ("Task",) * len(rows)
     titles = [f"{name}: task {one.tasks[row].index}" for name, row in zip(names, rows)]
     found = {
-        "Normalised return by episode on tasks never trained on: 0 is random play, 1 the optimum. Band: 95 % interval "
-        "of the mean over seeds; grey: single tasks.": save_png(
-            curve_figure(by_seed, by_task, band), out / "1-curve.png"
+        f"Normalised return by episode on tasks never trained on: 0 is random play, 1 is {one.family.best_is}. Band: "
+        "95 % interval of the mean over seeds; grey: single tasks.": save_png(
+            curve_figure(by_seed, by_task, band, one.family.best_is), out / "1-curve.png"
         ),
-        "Ways through the room in some episodes of the worst, the median and the best task; squares are the places to "
-        "find, later steps darker; above each its return.": save_png(
+        f"{'Ways' if seen else 'Rewards by step'} in some episodes of the worst, the median and the best task; "
+        f"{'squares are the places to find, later steps darker; ' if seen else ''}above each its return.": save_png(
             paths_figure(one, rows, titles), out / "2-paths.png"
         ),
     }
@@ -163,7 +179,7 @@ def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: P
     return found
 
 
-def _notes(config: IcrlConfig, chosen: Sequence[GridTask], metrics: dict[str, float]) -> list[str]:
+def _notes(config: IcrlConfig, chosen: Sequence[Task], metrics: dict[str, float]) -> list[str]:
     wanted = config.evaluate
     notes = [
         f"{len(chosen)} tasks of {chosen[0].family.name}, each played {wanted.copies} times with each of "
@@ -173,5 +189,8 @@ def _notes(config: IcrlConfig, chosen: Sequence[GridTask], metrics: dict[str, fl
         f"last_episodes is the mean of the last {min(LAST, wanted.episodes)}.",
     ]
     if "episode_above_90" not in metrics:
-        notes.append(f"The mean never reaches {GOOD:.0%} of the optimum: episode_above_90 is left out.")
+        best_is = chosen[0].family.best_is
+        notes.append(
+            f"The mean never reaches {GOOD:.0%} of the way to {best_is}: episode_above_90 is left out."
+        )
     return notes

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robotics.icrl.play import GOOD, Floats, Played
-from shared.io.atomic import atomic_path
+from robotics.icrl.envs.base import Array, Floats
+from robotics.icrl.play import GOOD, Played
 from shared.plots.style import LIGHT, colour, dress, new_figure
 
 if TYPE_CHECKING:
@@ -19,12 +17,9 @@ if TYPE_CHECKING:
 
     from robotics.icrl.lhf import Scores
 
-GIF_SECONDS = 0.15
-"""A step."""
 
-
-def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats) -> Figure:
-    """(S, K) normalised returns of each seed, (M, K) of each task; `spread` (2, K) the band."""
+def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str = "the optimum") -> Figure:
+    """(S, K) normalised returns of each seed, (M, K) of each task; `spread` (2, K) the band; `best_is` what 1 is."""
     figure = new_figure(7.2, 3.8)
     axes = dress(figure.add_subplot())
     episodes = np.arange(1, by_seed.shape[1] + 1)
@@ -35,7 +30,11 @@ def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats) -> Figure:
         episodes, by_seed.mean(0), color=colour(0), linewidth=2.0, zorder=3, label="mean of held-out tasks"
     )
     axes.axhline(
-        GOOD, color=colour(1), linewidth=1.0, linestyle=(0, (4, 3)), label=f"{GOOD:.0%} of the optimum"
+        GOOD,
+        color=colour(1),
+        linewidth=1.0,
+        linestyle=(0, (4, 3)),
+        label=f"{GOOD:.0%} of the way to {best_is}",
     )
     axes.set_xlabel("episode in context (weights never change)")
     axes.set_ylabel("normalised return")
@@ -46,35 +45,38 @@ def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats) -> Figure:
 
 
 def paths_figure(played: Played, rows: Sequence[int], titles: Sequence[str], columns: int = 5) -> Figure:
-    """First copy of the tasks `rows`: the way through the room in some episodes, from the first to the last."""
-    obs = played.steps("obs")
-    count = obs.shape[2]
+    """First copy of the tasks `rows` in some episodes, from the first to the last: the way through the room, or, where
+    nothing is seen from above, the rewards step by step."""
+    count = played.returns.shape[2]
     chosen = sorted({round(at) for at in np.geomspace(1, count, min(columns, count))})
     figure = new_figure(1.75 * len(chosen) + 0.4, 1.95 * len(rows) + 0.3)
     for line, (row, title) in enumerate(zip(rows, titles)):
         for at, episode in enumerate(chosen):
             axes = figure.add_subplot(len(rows), len(chosen), line * len(chosen) + at + 1)
             gained = played.returns[row, 0, episode - 1]
-            _path(axes, played, row, obs[row, 0, episode - 1])
+            _path(axes, played, row, episode - 1)
             said = f"episode {episode}: {gained:g}"
             dress(axes, f"{title}\n{said}" if at == 0 else said, grid=False).title.set_fontsize(7.5)
     figure.tight_layout()
     return figure
 
 
-def _path(axes: Axes, played: Played, row: int, way: NDArray[Any]) -> None:
-    """(H, 2) positions, later ones darker; goal, key and door as squares."""
+def _path(axes: Axes, played: Played, row: int, episode: int) -> None:
+    """Places of an episode, later ones darker; goal, key and door as squares."""
     task = played.tasks[row]
-    size = task.family.size
-    for number, (x, y) in enumerate(task.places):
+    plane = played.family.plane(task)
+    if plane is None:
+        axes.plot(played.episode("rewards", row, 0, episode), color=colour(0), linewidth=1.1)
+        return
+    for number, (x, y) in enumerate(plane.marks):
         axes.scatter([x], [y], marker="s", s=70, color=colour(1 + 3 * number), zorder=1)
+    way: Array = plane.way(played.episode("obs", row, 0, episode))
     # Steps that lie on each other are moved apart a little, so that a way there and back shows.
-    shift = np.linspace(-0.15, 0.15, len(way))[:, None]
-    at = way + shift
+    at = way + np.linspace(-plane.apart, plane.apart, len(way))[:, None]
     axes.plot(at[:, 0], at[:, 1], color=colour(0), linewidth=1.1, alpha=0.6, zorder=2)
     axes.scatter(at[:, 0], at[:, 1], c=np.arange(len(way)), cmap="Blues", vmin=-len(way), s=8, zorder=3)
-    axes.set_xlim(-0.7, size - 0.3)
-    axes.set_ylim(-0.7, size - 0.3)
+    axes.set_xlim(plane.low, plane.high)
+    axes.set_ylim(plane.low, plane.high)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal")
@@ -104,21 +106,3 @@ def filter_figure(scores: Mapping[str, Scores]) -> Figure:
     right.set_ylabel("times taken, or weight")
     figure.tight_layout()
     return figure
-
-
-def write_gif(played: Played, path: Path) -> Path:
-    """First and last episode of the first task's first copy."""
-    import imageio.v3 as imageio
-
-    from robotics.icrl.envs.gym_grid import draw
-
-    task, cells = played.tasks[0], played.steps("obs")[0, 0]
-    rewards, size = played.steps("rewards")[0, 0], played.tasks[0].family.size
-    frames = []
-    for episode in sorted({0, len(cells) - 1}):
-        stages = np.cumsum(rewards[episode]) - rewards[episode]
-        for (x, y), stage in zip(cells[episode], stages):
-            frames.append(draw(task, int(x) * size + int(y), int(stage)))
-    with atomic_path(path) as temp:
-        imageio.imwrite(temp, np.stack(frames), extension=".gif", duration=GIF_SECONDS * 1000, loop=0)
-    return path

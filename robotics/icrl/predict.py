@@ -16,8 +16,10 @@ import pandas as pd
 
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import score_histories, spaces_of
-from robotics.icrl.envs.grid import Family
-from robotics.icrl.figures import filter_figure, paths_figure, write_gif
+from robotics.icrl.envs.base import Family
+from robotics.icrl.envs.families import tasks
+from robotics.icrl.envs.grid import GridFamily
+from robotics.icrl.figures import filter_figure, paths_figure
 from robotics.icrl.lhf import Scores
 from robotics.icrl.models import build
 from robotics.icrl.models.spaces import Spaces
@@ -26,9 +28,10 @@ from robotics.icrl.sample import EPISODES
 from robotics.icrl.store import Store
 from robotics.icrl.store_check import check as check_store
 from robotics.icrl.tasks_file import SUFFIXES, TaskFile, as_yaml, parse, read
+from robotics.icrl.video import write_video
 from shared.bundle import Bundle
 from shared.config import merge, nested
-from shared.errors import DataInvalid, Fault, ItemError, UsageError
+from shared.errors import DataInvalid, EnvironmentUnfit, Fault, ItemError, UsageError
 from shared.io.atomic import atomic_write_text
 from shared.io.names import unique_names
 from shared.pipeline import Item, Predictor, Tick, error_faults
@@ -45,14 +48,13 @@ def load(bundle: Bundle, config: IcrlConfig) -> Any:
     return bundle.load_into(build(config.model, config.data.spaces or spaces_of(config.data.env)))
 
 
-def require_spaces(network: Any, room: Family, source: str) -> None:
+def require_spaces(network: Any, room: Family[Any], source: str) -> None:
     """Raises `UsageError` where a family's agents see or do other things than the network has learned."""
     wanted: Spaces = network.spaces
     found = Spaces.of(room.observation_space, room.action_space)
     if found != wanted:
         raise UsageError(
-            f"{source}: {room.name} has cells {list(found.cells)} and {found.actions} actions; the model knows "
-            f"{list(wanted.cells)} and {wanted.actions}; use a model trained there"
+            f"{source}: {room.name} has {found}; the model knows {wanted}; use a model trained there"
         )
 
 
@@ -128,7 +130,12 @@ class IcrlPredictor(Predictor):
         seed = self.config.seed if given.seed is None else given.seed
         episodes, copies = given.episodes or how.episodes, given.copies or how.copies
         played = play(self.network, given.tasks, episodes, copies, seed, how)
-        return Result(played, seed, given.faults, notes)
+        broken = [
+            Fault(source, str(said), "", "mend it", f"task {task.index}") for task, said in played.broken
+        ]
+        if not played.tasks:
+            raise ItemError.of(broken[0])
+        return Result(played, seed, [*given.faults, *broken], notes)
 
     def _filtered(self, path: Path) -> Filtered:
         faults = check_store(path)
@@ -151,8 +158,13 @@ class IcrlPredictor(Predictor):
             rows = list(range(min(4, len(played.tasks))))
             titles = [f"task {played.tasks[row].index}" for row in rows]
             save_png(paths_figure(played, rows, titles), folder / "paths.png")
-        if how.gif:
-            write_gif(played, folder / "rollout.gif")
+        for kind in ("gif", "mp4"):
+            if not getattr(how, kind):
+                continue
+            try:
+                write_video(played, folder / f"rollout.{kind}")
+            except (EnvironmentUnfit, UsageError) as err:
+                result.notes.append(str(err))
         return summary_of(result)
 
     # ------------------------------------------------------------ serving
@@ -164,14 +176,12 @@ class IcrlPredictor(Predictor):
         if len(text) > MAX_REQUEST_CHARACTERS:
             found, wanted = f"{len(text):,} characters", f"at most {MAX_REQUEST_CHARACTERS:,}"
             raise ItemError("request", found, wanted, "split it", "tasks")
-        result = self._played(parse(text, "request", self.config.data.env), "request")
+        result = self._played(parse(text, "request", self.config.data.env, own=False), "request")
         if result.failed:
             raise ItemError.of(result.failed[0])
         return {"returns": _csv(returns_table(result.played)), "steps": _csv(steps_table(result.played))}
 
     def example_record(self) -> dict[str, Any]:
-        from robotics.icrl.envs.grid import tasks
-
         env = self.config.data.env
         return {"tasks": as_yaml(env, tasks(env, "test")[:1], min(EPISODES, 4), 0)}
 
@@ -180,7 +190,7 @@ class IcrlPredictor(Predictor):
 
 
 def returns_table(played: Played) -> pd.DataFrame:
-    """One row an episode: task, copy (from 0), episode (from 1), return, normalised return."""
+    """One row an episode: task, copy (from 0), episode (from 1), return, normalised return (empty where not known)."""
     count, copies, episodes = played.returns.shape
     task, copy, episode = np.indices((count, copies, episodes)).reshape(3, -1)
     numbers = np.array([each.index for each in played.tasks])
@@ -196,37 +206,45 @@ def returns_table(played: Played) -> pd.DataFrame:
 
 
 def steps_table(played: Played) -> pd.DataFrame:
-    """One row a step: where the agent was, what it did there, what it got."""
-    obs, actions, rewards = (played.steps(name) for name in ("obs", "actions", "rewards"))
-    task, copy, episode, step = np.indices(rewards.shape).reshape(4, -1)
-    numbers = np.array([each.index for each in played.tasks])
-    return pd.DataFrame(
-        {
-            "task": numbers[task],
-            "copy": copy,
-            "episode": episode + 1,
-            "step": step,
-            "x": obs[..., 0].ravel(),
-            "y": obs[..., 1].ravel(),
-            "action": actions.ravel(),
-            "reward": rewards.ravel(),
-        }
-    )
+    """One row a step: what the agent saw (x, y in a grid), what it did there, what it got."""
+    episode, step = played.place
+    row, at = np.nonzero(episode < played.returns.shape[2])
+    numbers = np.repeat([each.index for each in played.tasks], played.copies)
+    found = {
+        "task": numbers[row],
+        "copy": row % played.copies,
+        "episode": episode[row, at] + 1,
+        "step": step[row, at],
+    }
+    grid = isinstance(played.family, GridFamily)
+    found |= _columns("obs", played.rollout.obs[row, at], ("x", "y") if grid else ())
+    found |= _columns("action", played.rollout.actions[row, at])
+    return pd.DataFrame(found | {"reward": played.rollout.rewards[row, at]})
+
+
+def _columns(name: str, values: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    if values.ndim == 1:
+        return {name: values}
+    names = names or [f"{name}_{number}" for number in range(values.shape[1])]
+    return dict(zip(names, values.T))
 
 
 def summary_of(result: Result) -> dict[str, Any]:
-    """For the manifest."""
+    """For the manifest. Where no one knows what a return is worth, the returns themselves."""
     played = result.played
     curve = played.normalised.mean((0, 1))
+    known = not np.isnan(curve).any()
+    shown = curve if known else played.returns.mean((0, 1))
+    kind = "episode" if known else "return"
     found: dict[str, Any] = {
-        "env": played.tasks[0].family.name,
+        "env": played.family.name,
         "tasks": len(played.tasks),
         "copies": played.copies,
         "episodes": len(curve),
         "seed": result.seed,
-        "first_episode": round(float(curve[0]), 4),
-        "last_episode": round(float(curve[-1]), 4),
-        "episode_above_90": first_good(curve),
+        f"first_{kind}": round(float(shown[0]), 4),
+        f"last_{kind}": round(float(shown[-1]), 4),
+        **({"episode_above_90": first_good(curve)} if known else {}),
         "notes": result.notes,
     }
     if result.failed:

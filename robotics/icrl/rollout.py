@@ -9,13 +9,14 @@ both give the same numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robotics.icrl.envs.base import Environments
 from robotics.icrl.models.incontext import InContext, Policy
 from robotics.icrl.models.legacy import Legacy
 from robotics.icrl.models.trunk import State
@@ -23,30 +24,22 @@ from robotics.icrl.planning import Plan, legacy_plan, plan
 from shared.errors import UsageError
 
 
-class Environments(Protocol):
-    """Copies of an environment in arrays, as `envs.grid.GridBatch`; episodes begin anew in the step that ends them."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def reset(self) -> NDArray[Any]:
-        """(*shape, O)"""
-        ...
-
-    def step(self, actions: NDArray[Any]) -> Any:
-        """Has obs, rewards, terminations, truncations (*shape, …), and final_obs, None where nothing ended."""
-        ...
-
-
 @dataclass(frozen=True)
 class Rollout:
-    """B copies, T steps, K episodes; `returns` (B, K), the others (B, T, …)."""
+    """B copies, T steps, K episodes; `returns` (B, K), the others (B, T, …). Copies whose episodes are shorter play on
+    until all have K; what they do then is in no return."""
 
     returns: NDArray[np.float64]
     obs: NDArray[Any]
     actions: NDArray[Any]
     rewards: NDArray[np.float32]
     ends: NDArray[np.bool_]
+
+    def keep(self, rows: NDArray[np.int64]) -> Rollout:
+        """These copies only."""
+        return Rollout(
+            self.returns[rows], self.obs[rows], self.actions[rows], self.rewards[rows], self.ends[rows]
+        )
 
 
 class _Player:
@@ -197,22 +190,25 @@ class _Run:
         obs = self._tensor(self.environments.reset())
         action, reward = self._first_action(), torch.zeros(self.batch, device=self.device)
         start = torch.ones(self.batch, dtype=torch.bool, device=self.device)
-        number, place = np.zeros(self.batch, np.int64), 0
+        number, place = np.zeros(self.batch, np.int64), np.zeros(self.batch, np.int64)
         returns, logs = np.zeros((self.batch, self.episodes)), _Logs()
         while number.min() < self.episodes:
-            left = max(self.horizon - place, 1)
+            left = max(
+                self.horizon - int(place.min()), 1
+            )  # where episodes end apart: of the one that has most
             if self.legacy:
                 action = self.player.act(obs, self.random, self.greedy, left)
             else:
                 action = self.player.act(obs, action, reward, start, self.random, self.greedy, left)
-            sent = action if spaces.actions else action.clamp(-spaces.action_limit, spaces.action_limit)
-            step = self.environments.step(sent.cpu().numpy().reshape(*shape, *action.shape[1:]))
+            if not spaces.actions:
+                action = action.clamp(-spaces.action_limit, spaces.action_limit)
+            step = self.environments.step(action.cpu().numpy().reshape(*shape, *action.shape[1:]))
             seen, gained = self._tensor(step.obs), np.asarray(step.rewards, np.float32).reshape(-1)
             ended = (np.asarray(step.terminations) | np.asarray(step.truncations)).reshape(-1)
             counted = number < self.episodes
             returns[counted, number[counted]] += gained[counted]
             logs.add(obs, action, gained, ended)
-            number, place = number + ended, 0 if ended.any() else place + 1
+            number, place = number + ended, np.where(ended, 0, place + 1)
             reward, start = torch.from_numpy(gained).to(self.device), torch.from_numpy(ended).to(self.device)
             if self.legacy:
                 after = seen

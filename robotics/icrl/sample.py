@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robotics.icrl.envs.grid import tasks
+from robotics.icrl.envs.families import tasks
 from robotics.icrl.tasks_file import as_yaml
 from shared.io.atomic import atomic_write_text
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from robotics.icrl.collect.recording import Recording, described, histories
-from robotics.icrl.envs.grid import ACTIONS, Family, GridTask, cells_of, family, transitions
+from robotics.icrl.envs.grid import ACTIONS, GRIDS, GridFamily, GridTask, cells_of, transitions
 from robotics.icrl.store import Histories, Meta, Store, Task, opened
 from robotics.icrl.store_writer import Resume, StoreWriter
 from shared.errors import DataInvalid, Fault, UsageError
@@ -51,7 +51,9 @@ def read_dicp(source: Path, env_name: str | None = None) -> tuple[Meta, Iterator
             f"{source}: no environment in its name; history_darkroom_PPO_alg-seed0.hdf5 or the like wanted "
             f"({', '.join(_FAMILIES)}); name the environment"
         )
-    room = family(env_name)
+    if env_name not in GRIDS:
+        raise UsageError(f"environment {env_name}: no dark grid; one of {', '.join(GRIDS)}")
+    room = GRIDS[env_name]
     algorithm, seed = (match["alg"].lower(), int(match["seed"])) if match else ("unknown", 0)
     hyper = {"converted_from": "dicp"}
     spaces = (room.observation_space, room.action_space)
@@ -59,7 +61,7 @@ def read_dicp(source: Path, env_name: str | None = None) -> tuple[Meta, Iterator
     return meta, _tasks(source, room, algorithm)
 
 
-def _tasks(source: Path, room: Family, algorithm: str) -> Iterator[tuple[Task, Histories]]:
+def _tasks(source: Path, room: GridFamily, algorithm: str) -> Iterator[tuple[Task, Histories]]:
     with opened(source) as file:
         numbered = sorted((name for name in file if name.isdigit()), key=int)
         if not numbered:
@@ -72,7 +74,7 @@ def _tasks(source: Path, room: Family, algorithm: str) -> Iterator[tuple[Task, H
 
 
 def _block(
-    source: Path, group: h5py.Group, name: str, room: Family, task: GridTask, algorithm: str
+    source: Path, group: h5py.Group, name: str, room: GridFamily, task: GridTask, algorithm: str
 ) -> Histories:
     absent = [key for key in _ARRAYS if key not in group]
     if absent:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import spaces_of
-from robotics.icrl.envs.grid import GridTask
+from robotics.icrl.envs.base import Task
+from robotics.icrl.envs.families import family
 from robotics.icrl.models import build
 from robotics.icrl.models.batch import Window
 from robotics.icrl.play import play
@@ -31,13 +32,11 @@ class IcrlTask(pl.LightningModule):
         super().__init__()
         self.config = config
         self.network = build(config.model, config.data.spaces or spaces_of(config.data.env))
-        self.play_on: Sequence[GridTask] = ()
+        self.play_on: Sequence[Task] = ()
         self._losses: list[dict[str, float]] = []
 
     def learn_from(self, data: IcrlData) -> None:
         """Scaling of the training histories, and which tasks validate; the weights are not touched."""
-        from robotics.icrl.envs.grid import family
-
         self.network.fit_scaling(data.train_arrays)
         room = family(self.config.data.env)
         self.play_on = [room.task(index) for index in data.parts["val"]]

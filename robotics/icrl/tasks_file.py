@@ -6,6 +6,13 @@
       - goal: [4, 2]           # parameters as the family has them: goal | permutation | key and door
       - index: 17              # or the task's number
 
+An environment of one's own is named as gymnasium does it, ``module:Name-v0`` or a ``Name-v0`` that is registered; its
+tasks are keyword arguments of ``gymnasium.make``. `horizon` limits its episodes; `random` and `optimum`, the returns
+that count as 0 and 1, may say what a return is worth::
+
+    env: my_package:MyEnv-v0
+    tasks: [{wind: 0.5}, {wind: -0.5}]
+
 A CSV has one task a row and the same names as columns, numbers of one parameter apart by blanks: ``env,goal`` /
 ``darkroom,4 2``. `env`, `episodes`, `copies` and `seed` must be the same in all rows.
 """
@@ -15,12 +22,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from robotics.icrl.envs.grid import GridTask, family
+from robotics.icrl.envs.base import Family, Task
+from robotics.icrl.envs.families import family
+from robotics.icrl.envs.user import GymFamily, is_own
 from shared.errors import Fault, ItemError, SuiteError, UsageError
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
@@ -28,13 +38,15 @@ MAX_BYTES = 1_000_000
 MAX_STEPS = 50_000_000
 """Of all tasks, copies and episodes of a file together."""
 WHOLE = ("episodes", "copies", "seed")
+OWN = ("horizon", "random", "optimum")
+"""Of an environment of one's own."""
 
 
 @dataclass(frozen=True)
 class TaskFile:
     """What to play. `episodes`, `copies` and `seed` are None where the file leaves them to the configuration."""
 
-    tasks: list[GridTask]
+    tasks: list[Task]
     episodes: int | None = None
     copies: int | None = None
     seed: int | None = None
@@ -56,40 +68,89 @@ def read(path: Path, env: str) -> TaskFile:
     return parse(text, path, env, path.suffix.lower())
 
 
-def parse(text: str, source: Path | str, env: str, suffix: str = ".yaml") -> TaskFile:
-    """The same of a text. Raises `ItemError`."""
+def parse(text: str, source: Path | str, env: str, suffix: str = ".yaml", *, own: bool = True) -> TaskFile:
+    """The same of a text; without `own` only environments known here are made. Raises `ItemError`."""
     content = _table(text, source) if suffix == ".csv" else _mapping(text, source, suffix)
-    odd = sorted(set(content) - {"env", "tasks", *WHOLE})
+    known = ("env", "tasks", *WHOLE, *OWN)
+    odd = sorted(set(content) - set(known))
     if odd:
-        raise ItemError(
-            source, f"unknown key {odd[0]}", f"one of env, tasks, {', '.join(WHOLE)}", "correct it", odd[0]
-        )
+        raise ItemError(source, f"unknown key {odd[0]}", f"one of {', '.join(known)}", "correct it", odd[0])
     whole = {name: _whole(content.get(name), name, source) for name in WHOLE}
     rows = content.get("tasks")
     if not isinstance(rows, list) or not rows:
         raise ItemError(source, "no tasks", "a list of one or more", "add `tasks:`", "tasks")
-    room, found, faults = str(content.get("env") or env), [], []
-    for number, row in enumerate(rows):
-        where = f"tasks[{number}]"
-        try:
-            found.append(_task(room, row))
-        except (UsageError, TypeError, ValueError) as err:
-            said = str(err) if isinstance(err, SuiteError) else f"{str(row)[:60]} is no task"
-            faults.append(Fault(source, said, "", "correct it", where))
+    name = str(content.get("env") or env)
+    try:
+        room = _own(name, rows, content, source) if own and is_own(name) else family(name)
+        if odd := [key for key in OWN if content.get(key) is not None and not isinstance(room, GymFamily)]:
+            raise UsageError(
+                f"{odd[0]} of {room.name}: known already; for environments of your own; remove it"
+            )
+    except ItemError:
+        raise
+    except UsageError as err:
+        raise ItemError(source, str(err), field="env") from None
+    found, faults = _tasks(room, rows, source)
     if not found:
         raise ItemError.of(faults[0])
     result = TaskFile(found, whole["episodes"], whole["copies"], whole["seed"], faults)
-    total = len(found) * (result.copies or 1) * (result.episodes or 1) * found[0].family.horizon
+    total = len(found) * (result.copies or 1) * (result.episodes or 1) * room.horizon
     if total > MAX_STEPS:
         raise ItemError(source, f"{total:,} steps in all", f"at most {MAX_STEPS:,}", "split it")
     return result
 
 
-def _task(room: str, row: Any) -> GridTask:
+def _tasks(room: Family[Any], rows: Sequence[Any], source: Path | str) -> tuple[list[Task], list[Fault]]:
+    found: list[Task] = []
+    faults: list[Fault] = []
+    for number, row in enumerate(rows):
+        try:
+            found.append(_task(room, number, row))
+        except (UsageError, TypeError, ValueError) as err:
+            said = str(err) if isinstance(err, SuiteError) else f"{str(row)[:60]} is no task"
+            faults.append(Fault(source, said, "", "correct it", f"tasks[{number}]"))
+    return found, faults
+
+
+def _task(room: Family[Any], number: int, row: Any) -> Task:
+    """A task that is on no list has the number of its place in the file, counted on from the list's end."""
+    if isinstance(room, GymFamily):
+        return room.task(number)
     if not isinstance(row, Mapping):
         raise UsageError(f"task {str(row)[:60]}: not a mapping; parameters such as goal: [4, 2] wanted")
-    rooms = family(room)
-    return rooms.task(int(row["index"])) if set(row) == {"index"} else rooms.find(dict(row))
+    if set(row) == {"index"}:
+        return room.task(int(row["index"]))  # type: ignore[no-any-return]
+    task = room.find(row)
+    return replace(task, index=len(room) + number) if task.index >= len(room) else task
+
+
+def _own(name: str, rows: Sequence[Any], content: Mapping[str, Any], source: Path | str) -> Family[Any]:
+    try:
+        return family(name)  # ours have ids too
+    except UsageError:
+        pass
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping) or not all(isinstance(key, str) for key in row):
+            wanted = "keyword arguments of the environment, or {}"
+            raise ItemError(source, f"task {str(row)[:60]}", wanted, "correct it", f"tasks[{number}]")
+    random, optimum = (_number(content.get(key), key, source) for key in ("random", "optimum"))
+    if random is not None and optimum is not None and not random < optimum:
+        raise ItemError(
+            source, f"random {random:g}, optimum {optimum:g}", "the optimum above", "correct them"
+        )
+    return GymFamily(name, rows, _whole(content.get("horizon"), "horizon", source), random, optimum)
+
+
+def _number(value: Any, name: str, source: Path | str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number):
+        raise ItemError(source, f"found {str(value)[:40]}", "a number", "correct it", name)
+    return number
 
 
 def _whole(value: Any, name: str, source: Path | str) -> int | None:
@@ -129,7 +190,7 @@ def _table(text: str, source: Path | str) -> dict[str, Any]:
     for number, row in enumerate(rows):
         if None in row or None in row.values():
             raise ItemError(source, f"row {number + 2} of another width", "as many cells as names", "mend it")
-        for name in ("env", *WHOLE):
+        for name in ("env", *WHOLE, *OWN):
             value = row.pop(name, None)
             if content.setdefault(name, value) != value:
                 raise ItemError(source, f"{name} {content[name]} and {value}", "one", "split the file", name)
@@ -138,12 +199,15 @@ def _table(text: str, source: Path | str) -> dict[str, Any]:
 
 
 def _cell(text: str) -> Any:
-    """``4 2`` → [4, 2], ``17`` → 17."""
-    numbers = [int(part) for part in text.split()] if all(p.isdigit() for p in text.split()) else [text]
+    """``4 2`` → [4, 2], ``17`` → 17, ``0.1 -0.05`` → [0.1, -0.05]; other text as it is."""
+    try:
+        numbers = [int(part) if part.lstrip("+-").isdigit() else float(part) for part in text.split()]
+    except ValueError:
+        return text
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def as_yaml(env: str, tasks: Sequence[GridTask], episodes: int, seed: int) -> str:
+def as_yaml(env: str, tasks: Sequence[Task], episodes: int, seed: int) -> str:
     """A file of tasks as text."""
-    rows = "".join(f"  - {json.dumps(task.params).replace(chr(34), '')}\n" for task in tasks)
+    rows = "".join(f"  - {json.dumps(dict(task.params)).replace(chr(34), '')}\n" for task in tasks)
     return f"env: {env}\nepisodes: {episodes}\nseed: {seed}\ntasks:\n{rows}"

@@ -16,7 +16,7 @@ from robotics.icrl.collect.noise import NoiseOptions, schedule
 from robotics.icrl.collect.population import PopulationOptions, TabularPPO
 from robotics.icrl.collect.recording import histories
 from robotics.icrl.collect.run import COLLECTORS, collect
-from robotics.icrl.envs.grid import family, tasks
+from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.store import Histories, Store
 from robotics.icrl.store_check import check
 from shared.errors import UsageError

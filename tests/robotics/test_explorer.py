@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("h5py", reason="the robotics extra is not installed")
 
 from robotics.icrl.collect.explorer import explore
-from robotics.icrl.envs.grid import tasks
+from robotics.icrl.envs.families import tasks
 from robotics.icrl.models.batch import of_histories
 from robotics.icrl.models.spaces import Spaces
 from shared.errors import DataInvalid, UsageError

@@ -17,11 +17,12 @@ from gymnasium.utils.env_checker import check_env
 
 from robotics.icrl import envs
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import FAMILIES, GridTask, family, labels, optimal_table, random_returns, tasks
+from robotics.icrl.envs.families import family, tasks
+from robotics.icrl.envs.grid import GRIDS, GridTask, labels, optimal_table, random_returns
 from shared.errors import UsageError
 
 envs.register()
-NAMES = tuple(FAMILIES)
+NAMES = tuple(GRIDS)
 
 
 @pytest.mark.parametrize(

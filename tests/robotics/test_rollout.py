@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import tasks
+from robotics.icrl.envs.families import tasks
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.incontext import Policy, World

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robotics.icrl.envs.base import Task
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import ACTIONS, GridTask, labels, positions, random_returns, transitions
-from robotics.icrl.store import Histories, Task
+from robotics.icrl.envs.grid import ACTIONS, GridFamily, GridTask, labels, positions, transitions
+from robotics.icrl.store import Histories
+from robotics.icrl.store import Task as StoredTask
 
 
 @dataclass
@@ -37,12 +39,19 @@ class Recording:
         return rewarded
 
 
-def described(chosen: Sequence[GridTask]) -> list[Task]:
-    """Tasks of one family as a store describes them."""
-    at_random = random_returns(chosen)
+def described(chosen: Sequence[Task]) -> list[StoredTask]:
+    """Tasks of one family as a store describes them; only a grid's returns have bounds that are known."""
+    room = chosen[0].family
+    exact = isinstance(room, GridFamily)
     return [
-        Task(task.index, task.params, 0.0, task.optimum, float(value))
-        for task, value in zip(chosen, at_random)
+        StoredTask(
+            task.index,
+            task.params,
+            0.0 if exact else None,
+            float(top) if exact else None,
+            None if np.isnan(low) else float(low),
+        )
+        for task, low, top in zip(chosen, room.chance(chosen), room.best(chosen))
     ]
 
 

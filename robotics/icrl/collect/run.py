@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from robotics.icrl.collect import explorer, noise, population, q_learning, sb3
+from robotics.icrl.collect import explorer, noise, population, q_learning, reals
 from robotics.icrl.collect.recording import Recording, described, histories
-from robotics.icrl.envs.grid import Family, GridTask, family
+from robotics.icrl.envs.base import Family, Task
+from robotics.icrl.envs.families import family
+from robotics.icrl.envs.grid import GridFamily, GridTask
 from robotics.icrl.store import Histories, Meta, Store
 from robotics.icrl.store_writer import Resume, StoreWriter
 from shared.config import Config
@@ -25,7 +27,7 @@ _STEPS_AT_ONCE = 3_000_000
 """Of all tasks and streams played together: some 100 MB, and at most this is lost by a kill."""
 
 
-def _hyper(room: Family, options: Config, streams: int, steps: int) -> dict[str, Any]:
+def _hyper(room: Family[Any], options: Config, streams: int, steps: int) -> dict[str, Any]:
     return options.model_dump(mode="json")
 
 
@@ -34,13 +36,15 @@ class Collector:
     """One way of making histories. `joint`: a task's streams are made together or not at all."""
 
     options: type[Config]
-    play: Callable[[Sequence[GridTask], Numbers, int, int, Any], Recording | list[Histories]]
+    play: Callable[[Sequence[Any], Numbers, int, int, Any], Recording | list[Histories]]
     joint: bool = False
     costs: int = 1
     """Arrays of all steps that are held at once, in units of a recording"""
     slow: bool = False
     """A task takes so long that each is written as soon as it is done"""
-    hyper: Callable[[Family, Any, int, int], dict[str, Any]] = _hyper
+    grids: bool = True
+    """Knows the dark grids only"""
+    hyper: Callable[[Family[Any], Any, int, int], dict[str, Any]] = _hyper
     """Of (family, options, streams, steps): what a store says of the settings"""
 
 
@@ -50,13 +54,23 @@ def _population(
     return population.play(chosen, len(numbers), steps, seed, options)
 
 
+def _noise(
+    chosen: Sequence[Any],
+    numbers: Numbers,
+    steps: int,
+    seed: int,
+    options: noise.NoiseOptions | noise.RandomOptions,
+) -> Recording | list[Histories]:
+    play = noise.play if isinstance(chosen[0], GridTask) else reals.play
+    return play(chosen, numbers, steps, seed, options)
+
+
 COLLECTORS: Mapping[str, Collector] = {
     "population": Collector(population.PopulationOptions, _population, joint=True),
     "q-learning": Collector(q_learning.QLearningOptions, q_learning.play),
-    "noise-distillation": Collector(noise.NoiseOptions, noise.play, costs=2),
+    "noise-distillation": Collector(noise.NoiseOptions, _noise, costs=2, grids=False),
     "explorer": Collector(explorer.ExplorerOptions, explorer.play, joint=True),
-    "random": Collector(noise.RandomOptions, noise.play, costs=2),
-    "sb3": Collector(sb3.Sb3Options, sb3.play, joint=True, slow=True, hyper=sb3.hyper),
+    "random": Collector(noise.RandomOptions, _noise, costs=2, grids=False),
 }
 
 
@@ -88,6 +102,7 @@ def collect(
             "collect; at least one of each and a share from 0 to below 1 wanted"
         )
     collector, parsed = configured(algorithm, options)
+    require_room(algorithm, collector, room)
     learning = streams - round(streams * random_share)
     sources = [(algorithm, collector, parsed, np.arange(learning))]
     if learning < streams:
@@ -96,13 +111,22 @@ def collect(
     with StoreWriter(path, meta, resume) as writer:
         for name, each, settings, numbers in sources:
             size = max(1, _STEPS_AT_ONCE // (steps * len(numbers) * each.costs)) if len(numbers) else 1
-            size = 1 if each.slow else size
+            size = 1 if each.slow or not isinstance(room, GridFamily) else size
             for group in _open_tasks(writer, chosen, numbers, size):
                 _collect(writer, name, each, settings, group, numbers, steps, seed)
                 if tick is not None:
                     missing = sum(len(writer.missing(task.index, streams)) for task in chosen)
                     tick(len(chosen) * streams - missing, len(chosen) * streams)
     return Store(path)
+
+
+def require_room(algorithm: str, collector: Collector, room: Family[Any]) -> None:
+    """Raises `UsageError` where a collector cannot play a family's tasks."""
+    if collector.grids and not isinstance(room, GridFamily):
+        others = ", ".join(name for name, each in COLLECTORS.items() if not each.grids)
+        raise UsageError(
+            f"collector {algorithm} in {room.name}: it knows the dark grids only; choose one of {others}"
+        )
 
 
 def configured(algorithm: str, options: Mapping[str, Any] | Config | None) -> tuple[Collector, Config]:
@@ -122,7 +146,13 @@ def configured(algorithm: str, options: Mapping[str, Any] | Config | None) -> tu
 
 
 def described_store(
-    room: Family, algorithm: str, options: Config, streams: int, steps: int, seed: int, random_share: float
+    room: Family[Any],
+    algorithm: str,
+    options: Config,
+    streams: int,
+    steps: int,
+    seed: int,
+    random_share: float,
 ) -> Meta:
     """Attributes of a store; stores of other settings are not mixed with it."""
     own = COLLECTORS[algorithm].hyper(room, options, streams - round(streams * random_share), steps)
@@ -134,9 +164,7 @@ def described_store(
     )
 
 
-def _open_tasks(
-    writer: StoreWriter, chosen: Sequence[GridTask], numbers: Numbers, size: int
-) -> list[list[GridTask]]:
+def _open_tasks(writer: StoreWriter, chosen: Sequence[Task], numbers: Numbers, size: int) -> list[list[Task]]:
     """Tasks that lack some of the histories `numbers`, in groups of `size`."""
     last = int(numbers.max(initial=-1)) + 1
     lacking = [task for task in chosen if np.isin(numbers, writer.missing(task.index, last)).any()]
@@ -148,7 +176,7 @@ def _collect(
     name: str,
     collector: Collector,
     options: Config,
-    group: Sequence[GridTask],
+    group: Sequence[Any],
     numbers: Numbers,
     steps: int,
     seed: int,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Register ``icrl/Darkroom-v0``, ``DarkroomPermuted``, ``DarkroomLarge`` and ``DarkKeyToDoor`` likewise.
+    """Register ``icrl/Darkroom-v0``, ``DarkroomPermuted``, ``DarkroomLarge`` and ``DarkKeyToDoor`` likewise, and
+    ``icrl/Reacher-v0``, ``HalfCheetah``, ``Ant`` and ``Pusher``, also as ``…Dynamics-v0``.
 
     The same happens for ``gymnasium.make("robotics.icrl.envs.gym_grid:icrl/Darkroom-v0", goal=(4, 2))``.
-    Raises `EnvironmentUnfit` where gymnasium is not installed.
+    Raises `EnvironmentUnfit` where gymnasium or MuJoCo is not installed.
     """
     from shared.errors import need
 
-    need("robotics", "gymnasium")
-    import robotics.icrl.envs.gym_grid  # noqa: F401
+    need("robotics", "gymnasium", "mujoco")
+    import robotics.icrl.envs.gym_grid
+    import robotics.icrl.envs.hidden  # noqa: F401

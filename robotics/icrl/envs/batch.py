@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robotics.icrl.envs.base import Broken, Step
 from robotics.icrl.envs.grid import ACTIONS, Cells, GridTask, cell_of, place_cells, positions, transitions
 from shared.errors import UsageError
-
-
-class Step(NamedTuple):
-    """What a step of a `GridBatch` gives; arrays are (tasks, streams, …) and the caller's to keep."""
-
-    obs: NDArray[np.uint8]
-    """(…, 2); after an episode's end with ``same-step`` the reset state"""
-    rewards: NDArray[np.float32]
-    terminations: NDArray[np.bool_]
-    """Never True: the time limit alone ends an episode"""
-    truncations: NDArray[np.bool_]
-    final_obs: NDArray[np.uint8] | None
-    """(…, 2) true last observation where an episode ended in this step, else None"""
 
 
 class GridBatch:
@@ -47,6 +35,8 @@ class GridBatch:
             raise UsageError("tasks of several environments: tasks of one wanted")
         if auto_reset not in ("same-step", "disabled"):
             raise UsageError(f"auto_reset {auto_reset}: unknown; same-step or disabled")
+        self.broken: dict[int, Broken] = {}
+        """Nothing in a grid breaks"""
         self.family, self.tasks, self.streams, self.auto_reset = (
             chosen[0].family,
             tuple(chosen),
@@ -118,3 +108,6 @@ class GridBatch:
         if over and self.auto_reset == "same-step":
             obs = self.reset()
         return Step(obs, rewards, np.zeros(self.shape, bool), np.full(self.shape, over), final)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -19,27 +19,31 @@ DPT's own versions differ (spec 6.1): random starts there, a 10 × 10 room here.
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robotics.icrl.envs.base import Array, Family, Floats, Plane, Split, shuffled
 from shared.errors import UsageError
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+    from robotics.icrl.envs.batch import GridBatch
 
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]])
 ACTIONS = len(MOVES)
-Split = Literal["train", "test", "all"]
 Cell = tuple[int, int]
 Cells: TypeAlias = NDArray[np.intp]
 """x · size + y"""
 
 
 @dataclass(frozen=True)
-class Family:
+class GridFamily(Family["GridTask"]):
     """Tasks that share a room, a start and a horizon."""
 
     name: str
@@ -81,7 +85,7 @@ class Family:
         places = [index] if self.kind == "goal" else [*divmod(index, self.cells)]
         return GridTask(self, index, tuple(divmod(place, self.size) for place in places))
 
-    def find(self, params: dict[str, Any]) -> GridTask:
+    def find(self, params: Mapping[str, Any]) -> GridTask:
         """The task of given parameters: ``goal``, ``permutation``, or ``key`` and ``door``. Raises `UsageError`."""
         wanted = {"goal": ("goal",), "permutation": ("permutation",), "key-door": ("key", "door")}[self.kind]
         if set(params) != set(wanted):
@@ -103,12 +107,47 @@ class Family:
             index = index * self.cells + place[0] * self.size + place[1]
         return self.task(index)
 
+    def tasks(self, split: Split = "all") -> list[GridTask]:
+        """The split is DICP's."""
+        return [self.task(index) for index in shuffled(len(self), self.split_seed, self.train_share, split)]
+
+    def batch(self, chosen: Sequence[GridTask], copies: int, seed: int = 0) -> GridBatch:
+        """Nothing is drawn: `seed` changes nothing."""
+        from robotics.icrl.envs.batch import GridBatch
+
+        return GridBatch(chosen, copies)
+
+    def make(self, task: GridTask, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        from robotics.icrl.envs.gym_grid import GridEnv
+
+        return GridEnv(self.name, task.index, render_mode)
+
+    def chance(self, chosen: Sequence[GridTask]) -> Floats:
+        """Exact."""
+        return random_returns(chosen)
+
+    def best(self, chosen: Sequence[GridTask]) -> Floats:
+        return np.array([task.optimum for task in chosen])
+
+    def labels(self, task: GridTask, obs: Array, rewards: Array, starts: NDArray[np.bool_]) -> Array:
+        return labels(task, obs, rewards, starts).astype(np.uint8)
+
+    def plane(self, task: GridTask) -> Plane:
+        marks = [(float(x), float(y)) for x, y in task.places]
+        return Plane(-0.7, self.size - 0.3, marks, np.asarray, apart=0.15)
+
+    def frames(self, task: GridTask, obs: Array, rewards: Array) -> list[NDArray[np.uint8]]:
+        from robotics.icrl.envs.gym_grid import draw
+
+        stages = np.cumsum(rewards) - rewards
+        return [draw(task, int(x) * self.size + int(y), int(stage)) for (x, y), stage in zip(obs, stages)]
+
 
 @dataclass(frozen=True)
 class GridTask:
     """One task: where to go, in order, and which move each action makes."""
 
-    family: Family
+    family: GridFamily
     index: int
     places: tuple[Cell, ...]
     """The goal, or key and door"""
@@ -135,34 +174,15 @@ class GridTask:
         return float(min(horizon, max(0, horizon + 1 - _distance(self.family.start, self.places[0]))))
 
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("darkroom", "icrl/Darkroom-v0", 9, (4, 4), 20, 0, 0.9, "goal"),
-        Family("darkroom-permuted", "icrl/DarkroomPermuted-v0", 9, (0, 0), 50, 4, 0.9, "permutation"),
-        Family("darkroom-large", "icrl/DarkroomLarge-v0", 15, (7, 7), 50, 4, 0.9, "goal"),
-        Family("dark-key-to-door", "icrl/DarkKeyToDoor-v0", 9, (4, 4), 50, 4, 0.95, "key-door"),
+GRIDS = {
+    each.name: each
+    for each in (
+        GridFamily("darkroom", "icrl/Darkroom-v0", 9, (4, 4), 20, 0, 0.9, "goal"),
+        GridFamily("darkroom-permuted", "icrl/DarkroomPermuted-v0", 9, (0, 0), 50, 4, 0.9, "permutation"),
+        GridFamily("darkroom-large", "icrl/DarkroomLarge-v0", 15, (7, 7), 50, 4, 0.9, "goal"),
+        GridFamily("dark-key-to-door", "icrl/DarkKeyToDoor-v0", 9, (4, 4), 50, 4, 0.95, "key-door"),
     )
 }
-
-
-def family(name: str) -> Family:
-    """By name or environment id. Raises `UsageError`."""
-    for each in FAMILIES.values():
-        if name in (each.name, each.env_id):
-            return each
-    raise UsageError(f"environment {name}: unknown; one of {', '.join(FAMILIES)}")
-
-
-def tasks(name: str, split: Split = "all") -> list[GridTask]:
-    """Tasks of a family: all in index order, or a part of DICP's seeded split in its shuffled order."""
-    chosen = family(name)
-    order = list(range(len(chosen)))
-    if split != "all":
-        random.Random(chosen.split_seed).shuffle(order)
-        border = round(len(order) * chosen.train_share)
-        order = order[:border] if split == "train" else order[border:]
-    return [chosen.task(index) for index in order]
 
 
 # ---------------------------------------------------------------- exact values

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import ACTIONS, FAMILIES, GridTask, family, positions
+from robotics.icrl.envs.grid import ACTIONS, GRIDS, GridTask, positions
 from shared.errors import UsageError
 
 _PIXELS = 24
@@ -37,7 +37,7 @@ class GridEnv(gym.Env[NDArray[np.int32], np.int64]):
     def __init__(self, name: str, task: int = 0, render_mode: str | None = None, **params: Any) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UsageError(f"render_mode {render_mode}: unknown; rgb_array or none")
-        self.family, self.render_mode = family(name), render_mode
+        self.family, self.render_mode = GRIDS[name], render_mode
         self.task: GridTask = self.family.find(params) if params else self.family.task(task)
         high = self.family.size - 1
         self.observation_space = gym.spaces.Box(0, high, (2,), np.int32)
@@ -98,6 +98,6 @@ def _tile(image: NDArray[np.uint8], x: int, y: int, size: int) -> NDArray[np.uin
     return image[top : top + _PIXELS, x * _PIXELS : (x + 1) * _PIXELS]
 
 
-for _each in FAMILIES.values():
+for _each in GRIDS.values():
     if _each.env_id not in gym.registry:
         gym.register(_each.env_id, f"{__name__}:GridEnv", kwargs={"name": _each.name})

@@ -32,6 +32,12 @@ class Spaces(Config):
             )
         return self
 
+    def __str__(self) -> str:
+        see = f"cells {list(self.cells)}" if self.cells else f"{self.numbers} reals"
+        if self.actions:
+            return f"{see} and {self.actions} actions"
+        return f"{see} and {self.action_numbers} real actions up to {self.action_limit:g}"
+
     @property
     def obs_width(self) -> int:
         """Numbers of an observation."""

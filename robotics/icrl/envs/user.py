@@ -1,0 +1,214 @@
+"""A user's own environment as a family: its tasks are keyword arguments of ``gymnasium.make``.
+
+``env: my_package:MyEnv-v0`` imports `my_package`, as gymnasium does; nothing else is imported. What a task's
+environment is like is found out by making it and taking one step, before anything is played.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robotics.icrl.envs.base import Family, Floats, Split
+from robotics.icrl.envs.gym_batch import GymBatch
+from shared.errors import SuiteError, UsageError, need
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+_ID = re.compile(r".+:.+|.+-v\d+")
+_OLD = "the interface before gymnasium 0.26"
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` looks like an id of gymnasium's: ``module:Name-v0`` or ``Name-v0``."""
+    return bool(_ID.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class GymTask:
+    """Keyword arguments of ``gymnasium.make``; `index` is the place in the file."""
+
+    family: GymFamily
+    index: int
+    params: Mapping[str, Any]
+
+
+class GymFamily(Family[GymTask]):
+    """`rows` of keyword arguments; `faults` says which of them cannot be played.
+
+    `horizon`: steps of an episode at most, where the environment has no limit of its own, or another. `random` and
+    `optimum`: the returns that count as 0 and 1. Raises `UsageError` where there is no such environment or no limit,
+    and with the first fault where no task can be played.
+    """
+
+    best_is = "the optimum that the file gives"
+
+    def __init__(
+        self,
+        env_id: str,
+        rows: Sequence[Mapping[str, Any]],
+        horizon: int | None = None,
+        random: float | None = None,
+        optimum: float | None = None,
+    ) -> None:
+        self.name = self.env_id = env_id
+        self._limit, self._random, self._optimum = horizon, random, optimum
+        self.horizon = horizon or _limit_of(env_id)
+        self.rows = [dict(row) for row in rows]
+        self.faults: dict[int, str] = {}
+        self._spaces: tuple[dict[str, Any], dict[str, Any]] | None = None
+        for number, row in enumerate(self.rows):
+            try:
+                found = _probed(self._made(row), env_id)
+                self._spaces = self._spaces or found
+                if found != self._spaces:
+                    raise UsageError(
+                        f"{env_id}: {_said(*found)}; {_said(*self._spaces)} as in the other tasks wanted"
+                    )
+            except SuiteError as err:
+                self.faults[number] = str(err)
+        if self._spaces is None:
+            raise UsageError(next(iter(self.faults.values()), f"{env_id}: no task; one or more wanted"))
+
+    @property
+    def observation_space(self) -> dict[str, Any]:
+        assert self._spaces is not None
+        return self._spaces[0]
+
+    @property
+    def action_space(self) -> dict[str, Any]:
+        assert self._spaces is not None
+        return self._spaces[1]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def task(self, index: int) -> GymTask:
+        if index in self.faults:
+            raise UsageError(self.faults[index])
+        return GymTask(self, index, self.rows[index])
+
+    def find(self, params: Mapping[str, Any]) -> GymTask:
+        return self.task(self.rows.index(dict(params)))
+
+    def tasks(self, split: Split = "all") -> list[GymTask]:
+        """All that can be played: none was ever trained on."""
+        return [self.task(index) for index in range(len(self)) if index not in self.faults]
+
+    def batch(self, chosen: Sequence[GymTask], copies: int, seed: int = 0) -> GymBatch:
+        return GymBatch(chosen, copies, seed)
+
+    def make(self, task: GymTask, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        keys = {} if render_mode is None else {"render_mode": render_mode}
+        return self._made({**task.params, **keys})
+
+    def chance(self, chosen: Sequence[GymTask]) -> Floats:
+        return np.full(len(chosen), np.nan if self._random is None else self._random)
+
+    def best(self, chosen: Sequence[GymTask]) -> Floats:
+        return np.full(len(chosen), np.nan if self._optimum is None else self._optimum)
+
+    def _made(self, keys: Mapping[str, Any]) -> gym.Env[Any, Any]:
+        import gymnasium
+
+        limit = {} if self._limit is None else {"max_episode_steps": self._limit}
+        try:
+            return gymnasium.make(self.env_id, disable_env_checker=True, **limit, **keys)
+        except Exception as err:
+            raise UsageError(
+                f"{self.env_id} with {_short(keys)}: {_line(err)}; keyword arguments it takes wanted"
+            ) from err
+
+
+def _limit_of(env_id: str) -> int:
+    need("robotics", "gymnasium")
+    import gymnasium
+
+    from robotics.icrl import envs
+
+    envs.register()
+    try:
+        found = gymnasium.spec(env_id).max_episode_steps
+    except Exception as err:
+        raise UsageError(
+            f"environment {env_id}: {_line(err)}; an id that gymnasium knows, or module:id of an installed module, "
+            "wanted"
+        ) from err
+    if found is None:
+        raise UsageError(f"{env_id}: no time limit; `horizon:`, the steps of an episode at most, wanted")
+    return int(found)
+
+
+def _probed(env: Any, env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Spaces of an environment that takes one step as it should. Raises `UsageError`."""
+    bare = env.unwrapped
+    try:
+        spaces = (_space(bare.observation_space, "observation"), _space(bare.action_space, "action"))
+        begun: Any = bare.reset(seed=0)
+        if not (isinstance(begun, tuple) and len(begun) == 2 and isinstance(begun[1], Mapping)):
+            raise UsageError(f"{env_id}: reset gives no (observation, info), {_OLD}; return both")
+        _numbers(begun[0], f"{env_id}: its first observation")
+        bare.action_space.seed(0)
+        step: Any = bare.step(bare.action_space.sample())
+        if not (isinstance(step, tuple) and len(step) == 5):
+            given = f"{len(step)} values" if isinstance(step, tuple) else f"a {type(step).__name__}"
+            raise UsageError(
+                f"{env_id}: step gives {given}, {_OLD}; observation, reward, terminated, truncated, info wanted"
+            )
+        _numbers(step[0], f"{env_id}: its observation after a step")
+        _numbers(step[1], f"{env_id}: its reward")
+    except SuiteError:
+        raise
+    except Exception as err:
+        raise UsageError(f"{env_id}: {_line(err)} in a first step; one that works wanted; mend it") from err
+    finally:
+        env.close()
+    return spaces
+
+
+def _numbers(values: Any, what: str) -> None:
+    if not np.isfinite(np.asarray(values, float)).all():
+        raise UsageError(
+            f"{what} is {np.asarray(values, float).ravel()[:4].tolist()}; finite numbers wanted; mend it"
+        )
+
+
+def _space(space: Any, which: str) -> dict[str, Any]:
+    """As a store describes it. Raises `UsageError`."""
+    from gymnasium.spaces import Box, Discrete, MultiDiscrete
+
+    if isinstance(space, Discrete) and (which == "action" or space.start == 0):
+        return {"kind": "discrete", "n": int(space.n)}
+    if which == "observation" and isinstance(space, MultiDiscrete):
+        high = (space.nvec.ravel() - 1).tolist()
+        return {"kind": "box", "shape": [len(high)], "dtype": "int64", "low": 0, "high": high}
+    if isinstance(space, Box):
+        found: dict[str, Any] = {"kind": "box", "shape": list(space.shape), "dtype": str(space.dtype)}
+        if which == "observation" and space.dtype.kind == "f":
+            return found | {"low": None, "high": None}
+        if np.isfinite(space.low).all() and np.isfinite(space.high).all():
+            return found | {"low": space.low.tolist(), "high": space.high.tolist()}
+    wanted = "a Box or Discrete" if which == "observation" else "a bounded Box or Discrete"
+    raise UsageError(f"{which} space {str(space)[:80]}; {wanted} wanted; wrap the environment")
+
+
+def _said(see: Mapping[str, Any], do: Mapping[str, Any]) -> str:
+    return f"observations {_plain(see)}, actions {_plain(do)}"
+
+
+def _plain(space: Mapping[str, Any]) -> str:
+    return f"of {space['n']} kinds" if space["kind"] == "discrete" else f"{space['shape']} {space['dtype']}"
+
+
+def _short(keys: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in keys.items())[:80] or "no arguments"
+
+
+def _line(err: Exception) -> str:
+    text = str(err).strip()
+    return f"{type(err).__name__}: {text.splitlines()[0][:160]}" if text else type(err).__name__
