@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotics.icrl.collect.recording import described
-from robotics.icrl.envs.grid import Family, family, labels
+from robotics.icrl.envs.base import Family
+from robotics.icrl.envs.families import family
 from robotics.icrl.store import Histories, Meta, Task
 from shared.errors import DataInvalid, Fault, need
 
@@ -197,7 +198,7 @@ def _histories(
     storage: Any,
     order: Mapping[int, Mapping[int, Sequence[int]]],
     known: Mapping[int, Task],
-    room: Family | None,
+    room: Family[Any] | None,
 ) -> Stream:
     for index, numbers in order.items():
         if index not in known:
@@ -243,12 +244,17 @@ def _row(episodes: Sequence[Mapping[str, Any]], task: int, history: int, source:
     )
 
 
-def _compact(block: Histories, room: Family) -> Histories:
+def _compact(block: Histories, room: Family[Any]) -> Histories:
     """Whole numbers as a store of ours has them, and the best actions, which a grid's rules tell."""
     task = room.task(int(block.task[0]))
-    for name in ("obs", "final_obs", "actions"):
-        setattr(block, name, getattr(block, name).astype(np.uint8))
-    block.optimal_actions = labels(task, block.obs, block.rewards, block.starts()).astype(np.uint8)
+    for name, space in (
+        ("obs", room.observation_space),
+        ("final_obs", room.observation_space),
+        ("actions", room.action_space),
+    ):
+        real = "float" in str(space.get("dtype", ""))
+        setattr(block, name, getattr(block, name).astype(np.float32 if real else np.uint8))
+    block.optimal_actions = room.labels(task, block.obs, block.rewards, block.starts())
     return block
 
 

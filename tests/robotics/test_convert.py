@@ -19,7 +19,7 @@ import minari
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.convert import convert, open_source
-from robotics.icrl.envs.grid import family
+from robotics.icrl.envs.families import family
 from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.store import Histories, Meta, Store, Task
 from robotics.icrl.store_check import check

@@ -19,7 +19,7 @@ import torch
 from robotics.icrl.collect.run import collect
 from robotics.icrl.collect.sb3 import Sb3Options, hyper
 from robotics.icrl.collect.sb3_agent import Log, learn
-from robotics.icrl.envs.grid import FAMILIES, family
+from robotics.icrl.envs.families import FAMILIES, family
 from robotics.icrl.store_check import check
 from shared.errors import EnvironmentUnfit, UsageError
 

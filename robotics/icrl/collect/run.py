@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from robotics.icrl.collect import explorer, noise, population, q_learning, reals
+from robotics.icrl.collect import explorer, noise, population, q_learning, reals, sb3
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.envs.families import family
@@ -71,6 +71,7 @@ COLLECTORS: Mapping[str, Collector] = {
     "noise-distillation": Collector(noise.NoiseOptions, _noise, costs=2, grids=False),
     "explorer": Collector(explorer.ExplorerOptions, explorer.play, joint=True),
     "random": Collector(noise.RandomOptions, _noise, costs=2, grids=False),
+    "sb3": Collector(sb3.Sb3Options, sb3.play, joint=True, slow=True, grids=False, hyper=sb3.hyper),
 }
 
 

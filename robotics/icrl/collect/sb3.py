@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from robotics.icrl.envs.grid import Family, GridTask, labels
+from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.store import Histories
 from shared.config import Config
 from shared.errors import UsageError, need
@@ -79,7 +79,7 @@ class Sb3Options(Config):
     )
 
 
-def hyper(room: Family, options: Sb3Options, streams: int, steps: int) -> dict[str, Any]:
+def hyper(room: Family[Any], options: Sb3Options, streams: int, steps: int) -> dict[str, Any]:
     """All that decides a collection, for the store: options with every published setting, and the library's version.
 
     Raises `EnvironmentUnfit` without the library, `UsageError` for settings and actions the algorithm does not know.
@@ -123,17 +123,16 @@ def _published(room: str, algorithm: str, streams: int, steps: int) -> dict[str,
 
 
 def play(
-    chosen: Sequence[GridTask], numbers: NDArray[np.int64], steps: int, seed: int, options: Sb3Options
+    chosen: Sequence[Task], numbers: NDArray[np.int64], steps: int, seed: int, options: Sb3Options
 ) -> list[Histories]:
     """One block a task. A task's draws depend on `seed`, its index and, in streams, their number. Raises as `hyper`."""
     streams = len(numbers)
     how = hyper(chosen[0].family, options, streams, steps)
     from robotics.icrl.collect.sb3_agent import Log, learn
-    from robotics.icrl.envs.gym_grid import GridEnv
 
     blocks = []
     for task in chosen:
-        make = partial(GridEnv, task.family.name, task.index)
+        make = partial(task.family.make, task)
         agents = [numbers] if options.agents == "streams" else np.split(numbers, streams)
         logs = [
             learn(
@@ -158,7 +157,7 @@ def _seed(seed: int, task: int, numbers: NDArray[np.int64], options: Sb3Options)
     return int(np.random.SeedSequence([seed, task, 6, int(numbers[0])]).generate_state(1)[0] >> 1)
 
 
-def _block(task: GridTask, log: Log, numbers: NDArray[np.int64]) -> Histories:
+def _block(task: Task, log: Log, numbers: NDArray[np.int64]) -> Histories:
     obs, actions, rewards, terminations, truncations, final = (
         np.ascontiguousarray(array.swapaxes(0, 1)) for array in log
     )
@@ -175,5 +174,5 @@ def _block(task: GridTask, log: Log, numbers: NDArray[np.int64]) -> Histories:
         task=np.full(len(numbers), task.index),
         history=numbers,
         source=np.full(len(numbers), "sb3"),
-        optimal_actions=labels(task, obs, rewards, starts).astype(np.uint8),
+        optimal_actions=task.family.labels(task, obs, rewards, starts),
     )
