@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from robotics.icrl.collect.recording import described
 from robotics.icrl.envs.base import Family
 from robotics.icrl.envs.families import family
+from robotics.icrl.envs.grid import GRIDS
 from robotics.icrl.store import Histories, Meta, Task
 from shared.errors import DataInvalid, Fault, need
 
@@ -116,13 +117,15 @@ def _space(about: Mapping[str, Any]) -> Any:
 
 
 def _env_spec(meta: Meta) -> Any:
-    """Of a family known here, so that ``recover_environment`` works; its tasks are options of ``reset``."""
+    """Of a dark grid, so that ``recover_environment`` works; its tasks are options of ``reset``. Others: None."""
+    if meta.env_id not in {each.env_id for each in GRIDS.values()}:
+        return None
     import gymnasium as gym
 
     from robotics.icrl import envs
 
     envs.register()
-    return gym.registry.get(meta.env_id)
+    return gym.spec(meta.env_id)
 
 
 # ---------------------------------------------------------------- reading

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("h5py", reason="the robotics extra is not installed")
 pytest.importorskip("stable_baselines3", reason="the robotics extra is not installed")
+pytest.importorskip("minari", reason="the robotics extra is not installed")
 
 import gymnasium as gym
 import torch
@@ -19,18 +20,23 @@ import torch
 from robotics.icrl.collect.run import collect
 from robotics.icrl.collect.sb3 import Sb3Options, hyper
 from robotics.icrl.collect.sb3_agent import Log, learn
+from robotics.icrl.convert import convert
 from robotics.icrl.envs.families import FAMILIES, family
 from robotics.icrl.store_check import check
 from shared.errors import EnvironmentUnfit, UsageError
 
 
-def test_what_was_played_is_kept_and_a_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_what_was_played_is_kept_and_a_seed_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "left"))
     outside = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index, union-attr]
     stores = [collect("darkroom", [40, 5], 3, 70, 1, tmp_path / f"{n}.h5", "sb3") for n in range(2)]
     assert stores[0].path.read_bytes() == stores[1].path.read_bytes()
     assert random.getstate() == outside[0] and torch.equal(torch.get_rng_state(), outside[2])
     assert np.random.get_state()[1].tolist() == outside[1]  # type: ignore[index, union-attr]
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 1 and not list((tmp_path / "left").glob("SB3*"))
     assert not [fault for fault in check(stores[0].path) if fault.severity == "error"]
     from robotics.icrl import envs
 
@@ -140,6 +146,20 @@ def test_a_time_limit_is_an_end_for_the_agent_alone() -> None:
     told, untold = (learn(Line, 4, 40, 7, "ppo", small, bootstrap) for bootstrap in (True, False))
     assert untold.truncations.any()  # the store keeps what it was
     assert not np.array_equal(told.actions[10:], untold.actions[10:])
+
+
+def test_soft_actor_critic_in_a_control_family(tmp_path: Path) -> None:
+    published = hyper(family("reacher"), Sb3Options(algorithm="sac"), 100, 10_000)
+    assert published["bootstrap"] and published["settings"]["gradient_steps"] == 10
+    assert published["settings"]["learning_starts"] == 100 and published["settings"]["buffer_size"] == 10**6
+    options = {"algorithm": "sac", "settings": {"gradient_steps": 1}}
+    store = collect("reacher", [3], 3, 110, 0, tmp_path / "s.h5", "sb3", options)
+    block = store.read(3)
+    assert block.actions.dtype == np.float32 and block.truncations[:, 49].all()
+    assert not [fault for fault in check(store.path) if fault.severity == "error"]
+    convert(store.path, "minari", tmp_path)
+    convert(tmp_path / "reacher-sb3-v0", "store", tmp_path)
+    assert (tmp_path / "histories.h5").read_bytes() == store.path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import stable_baselines3
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
 from shared.errors import UsageError
@@ -127,6 +128,7 @@ def learn(
             agent = getattr(stable_baselines3, algorithm.upper())(
                 env=recorder, seed=seed, device="cpu", **settings
             )
+            agent.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder of each run
             # Ends where the history does: what would be learned after its last step shows nowhere.
             agent.learn(steps * streams, callback=lambda *_: recorder.done < steps)
     except (TypeError, ValueError, AssertionError) as err:
