@@ -115,7 +115,7 @@ class ControlFamily(Family[ControlTask]):
         goal = _numbers(self.key, params[self.key], self.low, self.high)
         if self.kind == "reacher" and math.hypot(*goal) > sum(LINKS):
             raise UsageError(
-                f"{self.key} {list(goal)}: out of reach; at most {sum(LINKS)} m from the middle wanted"
+                f"{self.key} {list(goal)}: out of reach; at most {sum(LINKS):g} m from the middle wanted"
             )
         dynamics = tuple(
             (name, _numbers(name, params[name], (low,), (high,))[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,8 +133,11 @@ def _limit_of(env_id: str) -> int:
     from robotics.icrl import envs
 
     envs.register()
+    module, _, name = env_id.rpartition(":")
     try:
-        found = gymnasium.spec(env_id).max_episode_steps
+        if module:
+            import_module(module)
+        found = gymnasium.spec(name).max_episode_steps
     except Exception as err:
         raise UsageError(
             f"environment {env_id}: {_line(err)}; an id that gymnasium knows, or module:id of an installed module, "

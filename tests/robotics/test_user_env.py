@@ -1,0 +1,241 @@
+"""Environments of a user's own: named as gymnasium names them, probed, played; what breaks costs its task alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("gymnasium", reason="the robotics extra is not installed")
+pytest.importorskip("h5py")
+
+from robotics.icrl.config import IcrlConfig
+from robotics.icrl.evaluate import evaluate
+from robotics.icrl.models import build
+from robotics.icrl.models.config import ModelConfig
+from robotics.icrl.models.spaces import Spaces
+from robotics.icrl.predict import IcrlPredictor
+from robotics.icrl.rollout import rollout
+from robotics.icrl.tasks_file import parse
+from shared.bundle import Bundle
+from shared.config import merge
+from shared.errors import DataInvalid, ItemError
+
+MODULE = '''
+import gymnasium as gym
+import numpy as np
+
+class Wind(gym.Env):
+    """A point on a line that the wind drives; it ends when it is blown away."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, render_mode=None):
+        self.wind, self.raise_at, self.nan_at, self.old, self.render_mode = wind, raise_at, nan_at, old, render_mode
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = gym.spaces.Box(-1, 1, (2 if wide else 1,), np.float32)
+        self.episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episodes += 1
+        self.steps, self.x = 0, self.np_random.uniform(-0.1, 0.1)
+        obs = np.array([self.x, 0.0])
+        return obs if self.old == "reset" else (obs, {})
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.steps += 1
+        if self.raise_at and (self.episodes, self.steps) == (2, self.raise_at):
+            raise RuntimeError("the motor stopped\\nsecond line")
+        self.x += 0.1 * float(action[0]) + self.wind
+        obs = np.array([self.x, np.nan if self.nan_at and (self.episodes, self.steps) == (1, self.nan_at) else 0.0])
+        if self.old:
+            return obs, -abs(self.x), False, {}
+        return obs, -abs(self.x), abs(self.x) > 1, False, {}
+
+    def render(self):
+        return np.full((8, 10, 3), 100, np.uint8)
+
+gym.register("own/Wind-v0", Wind, max_episode_steps=12)
+gym.register("own/Endless-v0", Wind)
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("module")
+    (folder / "own_wind.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An untrained network that sees two reals and does one."""
+    spaces = Spaces(numbers=2, action_numbers=1)
+    data = {"env": "reacher", "collector": "noise-distillation", "spaces": spaces.model_dump()}
+    config = IcrlConfig.model_validate(
+        {"data": data, "model": {"dim": 16, "depth": 1, "heads": 2, "context": 30}}
+    )
+    path = tmp_path_factory.mktemp("bundle") / "wind"
+    network = build(config.model, spaces)
+    return Bundle.save(path, pipeline="icrl", config=config, state_dict=network.state_dict())
+
+
+def played(bundle: Bundle, folder: Path, text: str, **options: Any) -> dict[str, Any]:
+    (folder / "t.yaml").write_text(text)
+    (folder / "out").mkdir()
+    predictor = IcrlPredictor(bundle, options)
+    (item,) = predictor.discover([folder / "t.yaml"])
+    return predictor.write(predictor.predict(item), folder / "out")
+
+
+def test_it_is_played_with_episodes_that_end_apart(bundle: Bundle, tmp_path: Path) -> None:
+    text = "env: own_wind:own/Wind-v0\nepisodes: 4\ncopies: 2\ntasks: [{wind: 0.0}, {wind: 0.4}]\n"
+    said = played(bundle, tmp_path, text, gif=True)
+    assert said["tasks"] == 2 and said["first_return"] < 0 and "first_episode" not in said
+    returns, steps = (pd.read_csv(tmp_path / "out" / name) for name in ("returns.csv", "steps.csv"))
+    assert len(returns) == 2 * 2 * 4 and returns["normalised"].isna().all()
+    lengths = steps.groupby(["task", "copy", "episode"])["step"].agg(["count", "max"])
+    assert (lengths["count"] == lengths["max"] + 1).all()
+    assert lengths.loc[0, "count"].max() == 12 and (lengths.loc[1, "count"] < 6).all()
+    summed = steps.groupby(["task", "copy", "episode"])["reward"].sum().to_numpy()
+    assert returns["return"].to_numpy() == pytest.approx(summed, abs=1e-4)
+    first = steps[steps["step"] == 0].groupby(["task", "copy"])["obs_0"].nunique()
+    assert (first == 4).all()  # each episode begins anew
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "returns.csv", "steps.csv", "paths.png", "rollout.gif",
+    }  # fmt: skip
+
+
+def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path: Path) -> None:
+    text = "env: own_wind:own/Wind-v0\nrandom: -10\noptimum: 0\nepisodes: 2\ntasks: [{}]\n"
+    said = played(bundle, tmp_path, text)
+    returns = pd.read_csv(tmp_path / "out" / "returns.csv")
+    assert returns["normalised"].to_numpy() == pytest.approx(returns["return"].to_numpy() / 10 + 1, abs=1e-5)
+    assert said["first_episode"] == pytest.approx(returns["normalised"][0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("raise_at: 3", "task 1: episode 2, step 3: RuntimeError: the motor stopped"),
+        ("nan_at: 5", "task 1: episode 1, step 5: ValueError: observation[1] is nan; finite numbers wanted"),
+        (
+            "wide: true",
+            "actions [2] float32; observations [2] float64, actions [1] float32 as in the other tasks",
+        ),
+        (
+            "old: true",
+            "step gives 4 values, the interface before gymnasium 0.26; observation, reward, terminated,",
+        ),
+        (
+            "old: reset",
+            "reset gives no (observation, info), the interface before gymnasium 0.26; return both",
+        ),
+        ("nan_at: 1", "its observation after a step is [0."),
+        ("speed: 1", "with speed=1: TypeError: "),
+    ],
+)
+def test_what_breaks_costs_its_task_alone(bundle: Bundle, tmp_path: Path, broken: str, said: str) -> None:
+    text = f"env: own_wind:own/Wind-v0\nepisodes: 3\ntasks:\n  - wind: 0.0\n  - {{{broken}}}\n  - wind: 0.1\n"
+    result = played(bundle, tmp_path, text)
+    assert result["failed_count"] == 1 and said in result["failed"][0] and "\n" not in result["failed"][0]
+    assert result["failed"][0].startswith(str(tmp_path / "t.yaml"))
+    returns = pd.read_csv(tmp_path / "out" / "returns.csv")
+    assert returns["task"].tolist() == [0, 0, 0, 2, 2, 2] and returns["return"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "env: own_wind:own/Wind-v0\ntasks: [{raise_at: 1}]",
+            "task 0: episode 2, step 1: RuntimeError: the motor",
+        ),
+        ("env: own/Gale-v3\ntasks: [{}]", "env: environment own/Gale-v3: "),
+        (
+            "env: no_such_module:own/Wind-v0\ntasks: [{}]",
+            "ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        (
+            "env: own_wind:own/Endless-v0\ntasks: [{}]",
+            "no time limit; `horizon:`, the steps of an episode at most",
+        ),
+        (
+            "env: own_wind:own/Wind-v0\ntasks: [3]",
+            "tasks[0]: task 3; keyword arguments of the environment, or {}",
+        ),
+        (
+            "env: own_wind:own/Wind-v0\nrandom: 1\noptimum: 0\ntasks: [{}]",
+            "random 1, optimum 0; the optimum above",
+        ),
+        ("env: own_wind:own/Wind-v0\nrandom: low\ntasks: [{}]", "random: found low; a number"),
+        (
+            "env: reacher\nrandom: 1\ntasks: [{index: 0}]",
+            "random of reacher: known already; for environments of",
+        ),
+        (
+            "env: CartPole-v1\ntasks: [{}]",
+            "CartPole-v1 has 4 reals and 2 actions; the model knows 2 reals and 1 real",
+        ),
+        (
+            "env: own_wind:own/Wind-v0\ntasks: [{wide: true}]",
+            "2 reals and 2 real actions up to 1; the model knows",
+        ),
+    ],
+)
+def test_files_that_cannot_be_played_fail_in_a_line(
+    bundle: Bundle, tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ItemError) as caught:
+        played(bundle, tmp_path, text + "\nepisodes: 3\n")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_limit_of_ones_own(bundle: Bundle, tmp_path: Path) -> None:
+    played(bundle, tmp_path, "env: own_wind:own/Endless-v0\nhorizon: 7\nepisodes: 2\ntasks: [{}]\n")
+    steps = pd.read_csv(tmp_path / "out" / "steps.csv")
+    assert steps.groupby("episode")["step"].max().tolist() == [6, 6]
+
+
+def test_a_request_makes_no_environment_of_a_users_own(bundle: Bundle) -> None:
+    for env in ("own_wind:own/Wind-v0", "CartPole-v1"):
+        with pytest.raises(ItemError, match="unknown; one of darkroom"):
+            IcrlPredictor(bundle, {}).predict_record({"tasks": f"env: {env}\ntasks: [{{}}]\n"})
+
+
+def test_evaluation_wants_to_know_what_a_return_is_worth(bundle: Bundle, tmp_path: Path) -> None:
+    small = {"evaluate": {"episodes": 2, "copies": 1, "seeds": 2}, "data": {"path": str(tmp_path / "t.yaml")}}
+    config = IcrlConfig.model_validate(merge(bundle.config(IcrlConfig).model_dump(mode="json"), small))
+    (tmp_path / "t.yaml").write_text("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.1}]\n")
+    with pytest.raises(
+        DataInvalid, match="returns that no one can normalise; `random` and `optimum`; add them"
+    ):
+        evaluate(bundle, config, tmp_path / "a")
+    (tmp_path / "t.yaml").write_text(
+        "env: own_wind:own/Wind-v0\nrandom: -10\noptimum: 0\ntasks: [{wind: 0.1}]\n"
+    )
+    found = evaluate(bundle, config, tmp_path / "b")
+    assert found.table[0]["wind"] == 0.1 and found.table[0]["reference"] == 0.0
+    (tmp_path / "t.yaml").write_text("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.1}, {raise_at: 2}]\n")
+    with pytest.raises(DataInvalid, match="task 1: episode 2, step 2: RuntimeError: the motor stopped"):
+        evaluate(bundle, config, tmp_path / "c")
+
+
+def test_a_broken_task_does_not_change_the_context_of_others() -> None:
+    """Every copy's context is its own: greedy play beside a task that breaks equals greedy play alone."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = build(ModelConfig(dim=16, depth=1, heads=2, context=30), Spaces(numbers=2, action_numbers=1)).eval()
+    beside = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}, {raise_at: 4}]", "t", "reacher").tasks
+    alone = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}]", "t", "reacher").tasks
+    runs = [rollout(net, each[0].family.batch(each, 1, 0), 3, greedy=True) for each in (beside, alone)]
+    count = runs[1].obs.shape[1]
+    assert np.allclose(runs[0].obs[0, :count], runs[1].obs[0], atol=1e-5)
+    assert runs[0].returns[0] == pytest.approx(runs[1].returns[0], abs=1e-4)
