@@ -28,10 +28,10 @@ from robotics.icrl.sample import EPISODES
 from robotics.icrl.store import Store
 from robotics.icrl.store_check import check as check_store
 from robotics.icrl.tasks_file import SUFFIXES, TaskFile, as_yaml, parse, read
-from robotics.icrl.video import write_video
+from robotics.icrl.video import write_films
 from shared.bundle import Bundle
 from shared.config import merge, nested
-from shared.errors import DataInvalid, EnvironmentUnfit, Fault, ItemError, UsageError
+from shared.errors import DataInvalid, Fault, ItemError, UsageError
 from shared.io.atomic import atomic_write_text
 from shared.io.names import unique_names
 from shared.pipeline import Item, Predictor, Tick, error_faults
@@ -158,13 +158,8 @@ class IcrlPredictor(Predictor):
             rows = list(range(min(4, len(played.tasks))))
             titles = [f"task {played.tasks[row].index}" for row in rows]
             save_png(paths_figure(played, rows, titles), folder / "paths.png")
-        for kind in ("gif", "mp4"):
-            if not getattr(how, kind):
-                continue
-            try:
-                write_video(played, folder / f"rollout.{kind}")
-            except (EnvironmentUnfit, UsageError) as err:
-                result.notes.append(str(err))
+        kinds = [kind for kind in ("gif", "mp4") if getattr(how, kind)]
+        result.notes.extend(write_films(played, folder, kinds))
         return summary_of(result)
 
     # ------------------------------------------------------------ serving

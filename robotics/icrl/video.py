@@ -6,6 +6,10 @@ them; MuJoCo's need a graphics library for that.
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +26,36 @@ _FILM_SECONDS = 12.0
 """A film of more steps than fit in so long goes faster than `_SECONDS_AT_MOST` a step, to 25 pictures a second."""
 
 
-def write_video(played: Played, path: Path) -> Path:
-    """The film at `path`, a ``.gif`` or ``.mp4``. Raises `UsageError` where nothing can render it, `EnvironmentUnfit`
-    without ffmpeg."""
+def write_films(played: Played, folder: Path, kinds: Sequence[str]) -> list[str]:
+    """``rollout.gif`` and ``rollout.mp4`` in `folder`, those of `kinds`. A line for each that cannot be made, saying why."""
+    if not kinds:
+        return []
+    try:
+        pictures = _pictures(played)
+    except (EnvironmentUnfit, UsageError) as err:
+        return [str(err)]
+    notes = []
+    for kind in kinds:
+        try:
+            _write(np.stack(pictures), folder / f"rollout.{kind}")
+        except EnvironmentUnfit as err:
+            notes.append(str(err))
+    return notes
+
+
+def _write(pictures: Image, path: Path) -> None:
     import imageio.v3 as imageio
 
+    seconds = float(np.clip(_FILM_SECONDS / len(pictures), 0.04, _SECONDS_AT_MOST))
     if path.suffix == ".mp4":
         _require_ffmpeg()
-    pictures = _pictures(played)
-    seconds = float(np.clip(_FILM_SECONDS / len(pictures), 0.04, _SECONDS_AT_MOST))
-    stack = np.stack(pictures)
     with atomic_path(path) as temp:
         if path.suffix == ".gif":
-            imageio.imwrite(temp, stack, extension=".gif", duration=seconds * 1000, loop=0)
+            imageio.imwrite(temp, pictures, extension=".gif", duration=seconds * 1000, loop=0)
         else:
-            even = stack[:, : stack.shape[1] // 2 * 2, : stack.shape[2] // 2 * 2]
-            keys: dict[str, Any] = {
-                "plugin": "FFMPEG",
-                "codec": "libx264",
-                "macro_block_size": 1,
-                "fps": 1 / seconds,
-            }
-            imageio.imwrite(temp, even, extension=".mp4", **keys)
-    return path
+            even = pictures[:, : pictures.shape[1] // 2 * 2, : pictures.shape[2] // 2 * 2]
+            keys: dict[str, Any] = {"plugin": "FFMPEG", "codec": "libx264", "macro_block_size": 1}
+            imageio.imwrite(temp, even, extension=".mp4", fps=1 / seconds, **keys)
 
 
 def _require_ffmpeg() -> None:
@@ -80,6 +91,8 @@ def _rendered(played: Played, wanted: set[int]) -> list[Image]:
     found: list[Image] = []
     try:
         batch.reset()
+        if hasattr(batch.first_copy, "mujoco_renderer"):
+            _require_gl(task.family.name)
         for number in range(max(wanted) + 1):
             for action in played.episode("actions", 0, 0, number):
                 if number in wanted and not batch.broken:
@@ -92,15 +105,26 @@ def _rendered(played: Played, wanted: set[int]) -> list[Image]:
     return found
 
 
+def _require_gl(name: str) -> None:
+    """Raises `EnvironmentUnfit` where MuJoCo has nothing to draw with: to try would end the process."""
+    chosen, libraries = os.environ.get("MUJOCO_GL", "").lower(), {"egl": "EGL", "osmesa": "OSMesa"}
+    if chosen in ("", "glfw") and (sys.platform != "linux" or os.environ.get("DISPLAY")):
+        return
+    there = [each for each, library in libraries.items() if chosen in ("", each) and find_library(library)]
+    if not there:
+        raise EnvironmentUnfit(
+            f"{name}: no film, MuJoCo has no OpenGL library to draw with; install libosmesa6, or libegl1 and "
+            "libegl-mesa0; everything else is there"
+        )
+    os.environ.setdefault("MUJOCO_GL", there[0])
+
+
 def _picture(batch: Any, name: str) -> Image:
     try:
         image = np.asarray(batch.render())
     except Exception as err:  # noqa: BLE001  MuJoCo and a user's environment may raise anything
         said = f"{type(err).__name__}: {str(err).splitlines()[0][:120] if str(err) else 'no message'}"
-        raise UsageError(
-            f"{name}: no film, it cannot be rendered ({said}); for MuJoCo install libosmesa6, or libegl1 and "
-            "libegl-mesa0, and set MUJOCO_GL=osmesa or egl"
-        ) from None
+        raise UsageError(f"{name}: no film, it cannot be rendered ({said})") from None
     if image.ndim != 3 or image.dtype != np.uint8:
         raise UsageError(
             f"{name}: no film, render_mode rgb_array gives no (height, width, 3) picture; mend its render"

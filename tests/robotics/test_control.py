@@ -18,14 +18,16 @@ from gymnasium.utils.env_checker import check_env
 
 from robotics.icrl import envs
 from robotics.icrl.collect.run import collect
-from robotics.icrl.config import IcrlConfig
+from robotics.icrl.config import IcrlConfig, PlayConfig
 from robotics.icrl.envs.control import CONTROL
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.envs.gym_batch import GymBatch
 from robotics.icrl.envs.reacher import draw_arm, fingertip
 from robotics.icrl.models import build
+from robotics.icrl.models.config import ModelConfig
+from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.pipeline import PIPELINE
-from robotics.icrl.play import normalised
+from robotics.icrl.play import normalised, play
 from robotics.icrl.predict import IcrlPredictor
 from robotics.icrl.store import Store
 from robotics.icrl.store_check import check
@@ -315,3 +317,20 @@ def test_other_spaces_are_shown_side_by_side(bundle: Bundle, tmp_path: Path) -> 
         with pytest.raises(ItemError) as caught:
             predictor.predict(item)
         assert said in str(caught.value)
+
+
+def test_without_a_graphics_library_a_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robotics.icrl import video
+
+    monkeypatch.setattr(video, "find_library", lambda name: None)
+    for name in ("DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    room = family("half-cheetah")
+    spaces = Spaces.of(room.observation_space, room.action_space)
+    net = build(ModelConfig(dim=16, depth=1, heads=2, context=20), spaces).eval()
+    played = play(net, room.tasks("test")[:1], 1, 1, 0, PlayConfig())
+    assert video.write_films(played, tmp_path, ["gif"]) == [
+        "half-cheetah: no film, MuJoCo has no OpenGL library to draw with; install libosmesa6, or libegl1 and "
+        "libegl-mesa0; everything else is there"
+    ]
+    assert not list(tmp_path.iterdir())

@@ -174,7 +174,7 @@ class ControlFamily(Family[ControlTask]):
             return Plane(-0.24, 0.24, [(task.goal[0], task.goal[1])], fingertip)
         if self.kind == "pusher":  # the puck's place; the table's middle is at (0.45, −0.05) m
             goal = (0.45 + task.goal[0], -0.05 + task.goal[1])
-            return Plane(-0.2, 1.0, [goal], lambda obs: np.asarray(obs)[..., 17:19])
+            return Plane(-0.4, 0.8, [goal], lambda obs: np.asarray(obs)[..., 17:19])
         return None
 
     def frames(self, task: ControlTask, obs: Array, rewards: Array) -> list[NDArray[np.uint8]] | None:

@@ -131,6 +131,11 @@ class GymBatch:
                 ended[at], rewards[at] = True, 0.0
         return Step(obs, rewards, ended, cut, final if (ended | cut).any() else None)
 
+    @property
+    def first_copy(self) -> Any:
+        """The first task's, without wrappers; None where it could not be made."""
+        return self._envs[0, 0].unwrapped if (0, 0) in self._envs else None
+
     def render(self) -> Any:
         """The first copy's picture."""
         return self._envs[0, 0].render()
