@@ -119,8 +119,9 @@ class Bundle:
             if key not in state or key not in wanted or state[key].shape != wanted[key].shape
         ]
         if odd:
+            shown = ", ".join(f"{key} {_shape(state, key)} not {_shape(wanted, key)}" for key in odd[:3])
             raise ModelUnusable(
-                f"{self.path}: weights do not fit config.yaml; first differing keys {', '.join(odd[:3])} "
+                f"{self.path}: weights do not fit config.yaml; first differing keys {shown} "
                 f"({len(odd)} in all); use the configuration they were trained with"
             )
         network.load_state_dict(state)
@@ -184,3 +185,7 @@ class Bundle:
 
 def _metrics_text(metrics: Mapping[str, float]) -> str:
     return json.dumps(plain(metrics), indent=2, sort_keys=True, allow_nan=False)
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> str:
+    return str(list(state[key].shape)) if key in state else "absent"

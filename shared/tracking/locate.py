@@ -37,7 +37,8 @@ def locate(text: str | None, pipeline: Pipeline) -> Path:
         return _unpacked(path)
     if re.fullmatch(r"[\w.-]+[:@][\w.-]+", text):
         return _of_registry(text, text)
-    raise ModelUnusable(f"{text}: not found; {FORMS} wanted; {_what_exists(pipeline)}")
+    found = "a file that is no bundle; checkpoints are never unpickled" if path.is_file() else "not found"
+    raise ModelUnusable(f"{text}: {found}; {FORMS} wanted; {_what_exists(pipeline)}")
 
 
 def _shipped(text: str, pipeline: Pipeline) -> Path:
