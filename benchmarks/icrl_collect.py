@@ -1,8 +1,8 @@
 """Histories of the dark grids: steps of the batched rooms, collectors with their stores, Stable-Baselines3 beside them.
 
-Processor seconds of one process. The peer runs as DICP's collect_data.py does (PPO, MlpPolicy, 100 copies in a
-DummyVecEnv, n_steps 20, batch 50, 20 epochs) on one task, for a tenth of the steps, since each of its updates costs
-the same; ours makes the same number of steps for each of 81 tasks and writes them.
+Processor seconds of one process. The peer is the collector ``sb3``, which learns one task as DICP's collect_data.py
+does (PPO, MlpPolicy, 100 copies in a DummyVecEnv, n_steps 20, batch 50, 20 epochs); ours makes the same number of steps
+for each of 81 tasks and writes them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from robotics.icrl.envs.batch import GridBatch
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.envs.grid import GRIDS
 from robotics.icrl.store import Store
-from shared.errors import need
 
 Say = Callable[[str], None]
 STREAMS, STEPS = 100, 1000
-TENTH = 100
-"""Steps of each stream that the peer is timed on"""
 
 
 def run_steps(say: Say) -> list[dict[str, Any]]:
@@ -69,20 +66,8 @@ def run_collect(
 
 
 def run_peer(say: Say) -> list[dict[str, Any]]:
-    """Processor seconds of 100,000 steps of one Darkroom task. Raises `EnvironmentUnfit` without the peer."""
-    need("robotics", "gymnasium", "stable_baselines3")
-    import gymnasium as gym
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    from robotics.icrl import envs
-
-    envs.register()
-    rooms = DummyVecEnv([partial(gym.make, "icrl/Darkroom-v0", goal=(5, 4))] * STREAMS)
-    model = PPO("MlpPolicy", rooms, n_steps=20, batch_size=50, n_epochs=20, seed=0, device="cpu")
-    started = time.process_time()
-    model.learn(TENTH * STREAMS)
-    peer = (time.process_time() - started) * STEPS / TENTH
+    """Processor seconds of one Darkroom task by Stable-Baselines3. Raises `EnvironmentUnfit` without it."""
+    peer = run_collect("darkroom", "sb3", 81, {}, say)[0]["ours"]
     ours = run_collect("darkroom", "population", 1, {}, say)[0]["ours"] / 81
     say(f"one task: Stable-Baselines3 {peer:.0f} s, ours {ours:.3f} s")
     row = _row("darkroom", "population", "seconds_per_task", "s", ours)
