@@ -107,8 +107,9 @@ class IcrlConfig(RunConfig):
         data, goals = self.data, ("darkroom", "darkroom-large")
         grid = "dark" in data.env
         if data.path is None and data.collector == "explorer" and data.env not in goals:
+            others = "another" if grid else "noise-distillation, sb3 or random"
             raise ValueError(
-                f"data.collector: explorer in {data.env}; it knows rooms with one goal; choose another"
+                f"data.collector: explorer in {data.env}; it knows rooms with one goal; choose {others}"
             )
         if data.path is None and data.collector in ("population", "q-learning") and not grid:
             others = "noise-distillation, sb3 or random"

@@ -55,7 +55,7 @@ def paths_figure(played: Played, rows: Sequence[int], titles: Sequence[str], col
             axes = figure.add_subplot(len(rows), len(chosen), line * len(chosen) + at + 1)
             gained = played.returns[row, 0, episode - 1]
             _path(axes, played, row, episode - 1)
-            said = f"episode {episode}: {gained:g}"
+            said = f"episode {episode}: {gained:.4g}"
             dress(axes, f"{title}\n{said}" if at == 0 else said, grid=False).title.set_fontsize(7.5)
     figure.tight_layout()
     return figure

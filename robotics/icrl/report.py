@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from shared.report.html import Report
 
 LIMITS = (
-    "It learns in context in rooms like those it was trained in: same size, same actions, same horizon. Elsewhere it "
-    "has learned nothing.",
+    "It learns in context in tasks like those it was trained in: same observations, same actions, same horizon. "
+    "Elsewhere it has learned nothing.",
     "AD learns in context at the pace of the learner whose histories it imitates, DPT as its contexts allow; more "
     "episodes than a context holds work by keeping its latest half.",
-    "Training and held-out tasks are told apart by DICP's seeded split; scores of other splits differ.",
+    "Training and held-out tasks are told apart by a fixed seeded split (of the dark grids: DICP's); scores of other "
+    "splits differ.",
 )
 SHOWN_EPISODES = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50, 75, 100)
 

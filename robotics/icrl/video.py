@@ -27,7 +27,7 @@ _FILM_SECONDS = 12.0
 
 
 def write_films(played: Played, folder: Path, kinds: Sequence[str]) -> list[str]:
-    """``rollout.gif`` and ``rollout.mp4`` in `folder`, those of `kinds`. A line for each that cannot be made, saying why."""
+    """``rollout.gif`` and ``rollout.mp4`` in `folder`, those of `kinds`; a line for each that cannot be made."""
     if not kinds:
         return []
     try:

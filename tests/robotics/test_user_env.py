@@ -17,6 +17,7 @@ from robotics.icrl.evaluate import evaluate
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
+from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.predict import IcrlPredictor
 from robotics.icrl.rollout import rollout
 from robotics.icrl.tasks_file import parse
@@ -239,3 +240,15 @@ def test_a_broken_task_does_not_change_the_context_of_others() -> None:
     count = runs[1].obs.shape[1]
     assert np.allclose(runs[0].obs[0, :count], runs[1].obs[0], atol=1e-5)
     assert runs[0].returns[0] == pytest.approx(runs[1].returns[0], abs=1e-4)
+
+
+def test_the_shipped_model_learns_in_a_room_that_a_user_brings(tmp_path: Path) -> None:
+    """Darkroom as if it were a user's: gymnasium makes it, one copy at a time, and nothing is known of its returns."""
+    assert PIPELINE.builtin is not None
+    shipped = Bundle.open(PIPELINE.builtin)
+    env = "robotics.icrl.envs.gym_grid:icrl/Darkroom-v0"
+    how = "horizon: 20\nrandom: 0\noptimum: 20\nepisodes: 15\ncopies: 3"
+    text = f"env: {env}\n{how}\ntasks: [{{goal: [4, 2]}}, {{goal: [5, 4]}}]\n"
+    said = played(shipped, tmp_path, text)
+    assert said["first_episode"] < 0.5 and said["last_episode"] > 0.85
+    assert said["notes"] == [f"trained in darkroom, played in {env}"]
