@@ -230,6 +230,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         files = store_files(self.path)
+        if not files and self.path.is_dir():
+            raise _invalid(self.path, "a folder", "an HDF5 file of histories", _converted(self.path))
         if not files:
             raise _invalid(self.path, "no such store", "an HDF5 file of histories", "collect one")
         self._pieces: dict[int, list[_Piece]] = {}
@@ -350,7 +352,9 @@ def read_meta(path: Path, file: h5py.File) -> Meta:
     """Raises `DataInvalid` for another format or version, and for attributes that are absent or unreadable."""
     found = file.attrs.get("format")
     if found != FORMAT:
-        mend = f"convert it: pipelines predict icrl {path} -o FOLDER -s convert=store" if dicp(file) else ""
+        mend = _converted(path) if dicp(file) else ""
+        if "episode_0" in file:  # of a Minari dataset, ``<id>/data/main_data.hdf5``
+            mend = _converted(path.parent.parent)
         raise _invalid(path, f"format {found!r}", f"'{FORMAT}'", mend, "format")
     if file.attrs.get("version") != VERSION:
         raise _invalid(path, f"version {file.attrs.get('version')}", str(VERSION), "collect again", "version")
@@ -360,6 +364,10 @@ def read_meta(path: Path, file: h5py.File) -> Meta:
         raise _invalid(
             path, f"attribute absent or unreadable ({err})", "all of them", "collect again"
         ) from err
+
+
+def _converted(path: Path) -> str:
+    return f"convert it: pipelines predict icrl {path} -o FOLDER -s convert=store"
 
 
 def _task(path: Path, index: int, attributes: Mapping[str, Any]) -> Task:

@@ -274,6 +274,11 @@ def test_the_commands(tmp_path: Path) -> None:
     assert refused.returncode == 6
     wanted = f"convert it: pipelines predict icrl {theirs.name} -o FOLDER -s convert=store"
     assert wanted in refused.stdout
+    convert(own.path, "minari", tmp_path / "sets")
+    folder = tmp_path / "sets" / "darkroom-noise-distillation-v0"
+    for path, found in ((folder, "a folder"), (folder / "data" / "main_data.hdf5", "format None")):
+        with pytest.raises(DataInvalid, match=rf"{found}; .*convert it: pipelines predict icrl {folder} -o"):
+            Store(path)
     done = call(tmp_path, "predict", "icrl", theirs.name, "own.h5", "-o", "out", "-s", "convert=minari")
     assert done.returncode == 0, done.stderr
     for item in ("own/darkroom-noise-distillation-v0", "history_darkroom_PPO_alg-seed0/darkroom-ppo-v0"):
