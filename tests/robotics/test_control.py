@@ -22,7 +22,7 @@ from robotics.icrl.config import IcrlConfig, PlayConfig
 from robotics.icrl.envs.control import CONTROL
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.envs.gym_batch import GymBatch
-from robotics.icrl.envs.reacher import draw_arm, fingertip
+from robotics.icrl.envs.reacher import draw_arm, fingertip, joints
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
@@ -143,7 +143,7 @@ def test_pictures_show_the_arm_and_the_goal() -> None:
     env = room.make(room.task(0))
     obs = env.reset(seed=0)[0]
     tip = env.unwrapped.get_body_com("fingertip")[:2]  # type: ignore[attr-defined]
-    assert fingertip(obs) == pytest.approx(tip, abs=1e-6)
+    assert np.array_equal(fingertip(obs), tip) and joints(obs)[2] == pytest.approx(tip, abs=1e-6)
     image = draw_arm(obs, (0.1, -0.1))
     assert tuple(image[170, 170]) == (220, 120, 0) and image.shape == (240, 240, 3)
 
@@ -267,7 +267,7 @@ def test_a_bundle_plays_a_file_of_goals(bundle: Bundle, tmp_path: Path) -> None:
     assert said["env"] == "reacher" and said["notes"] == [] and said["episodes"] == 3
     steps, returns = pd.read_csv(out / "steps.csv"), pd.read_csv(out / "returns.csv")
     assert list(steps) == [
-        "task", "copy", "episode", "step", *(f"obs_{n}" for n in range(6)), "action_0", "action_1", "reward",
+        "task", "copy", "episode", "step", *(f"obs_{n}" for n in range(8)), "action_0", "action_1", "reward",
     ]  # fmt: skip
     assert len(steps) == 2 * 2 * 3 * 50 and steps[["action_0", "action_1"]].abs().max().max() <= 1
     summed = steps.groupby(["task", "copy", "episode"])["reward"].sum()
@@ -305,11 +305,11 @@ def test_other_spaces_are_shown_side_by_side(bundle: Bundle, tmp_path: Path) -> 
     for env, said in (
         (
             "darkroom",
-            "darkroom has cells [9, 9] and 5 actions; the model knows 6 reals and 2 real actions up to 1",
+            "darkroom has cells [9, 9] and 5 actions; the model knows 8 reals and 2 real actions up to 1",
         ),
         (
             "ant",
-            "ant has 27 reals and 8 real actions up to 1; the model knows 6 reals and 2 real actions up to 1",
+            "ant has 27 reals and 8 real actions up to 1; the model knows 8 reals and 2 real actions up to 1",
         ),
     ):
         (tmp_path / "t.yaml").write_text(f"env: {env}\ntasks: [{{index: 3}}]\n")

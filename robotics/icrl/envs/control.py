@@ -229,7 +229,7 @@ def _reference(
 
 def _families() -> list[ControlFamily]:
     plain = [
-        ("reacher", "icrl/Reacher-v0", "reacher", 50, "goal", (-0.21,) * 2, (0.21,) * 2, 6, 2, 1.0),
+        ("reacher", "icrl/Reacher-v0", "reacher", 50, "goal", (-0.21,) * 2, (0.21,) * 2, 8, 2, 1.0),
         ("half-cheetah", "icrl/HalfCheetah-v0", "half-cheetah", 200, "speed", (0.0,), (3.0,), 17, 6, 1.0),
         ("ant", "icrl/Ant-v0", "ant", 200, "direction", (0.0,), (2 * math.pi,), 27, 8, 1.0),
         ("pusher", "icrl/Pusher-v0", "pusher", 100, "goal", (-0.2, -0.2), (0.1, 0.2), 20, 7, 2.0),

@@ -54,7 +54,7 @@ class HiddenReacher(ReacherEnv):  # type: ignore[misc]
     ) -> None:
         super().__init__(reward_control_weight=0.0, **keys)
         self.hidden = np.asarray(goal, float)
-        self.observation_space = _unbounded(6)
+        self.observation_space = _unbounded(8)
         _change(self.model, dynamics or {})
 
     def reset_model(self) -> Reals:
@@ -66,7 +66,7 @@ class HiddenReacher(ReacherEnv):  # type: ignore[misc]
 
     def _get_obs(self) -> Reals:
         angle, speed = self.data.qpos[:2], self.data.qvel[:2]
-        return np.concatenate([np.cos(angle), np.sin(angle), speed])
+        return np.concatenate([np.cos(angle), np.sin(angle), speed, self.get_body_com("fingertip")[:2]])
 
 
 class HiddenHalfCheetah(HalfCheetahEnv):  # type: ignore[misc]

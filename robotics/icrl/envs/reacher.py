@@ -1,6 +1,7 @@
 """The arm of Reacher: where its tip is, how to get it to a goal, and how it looks from above.
 
-An observation is (cos a, cos b, sin a, sin b, ȧ, ḃ) of the two joints' angles, rad and rad/s; lengths are metres.
+An observation is (cos a, cos b, sin a, sin b, ȧ, ḃ) of the two joints' angles, rad and rad/s, then the tip's place
+(x, y); lengths are metres. It is Reacher-v5's own without the target: there the tip is seen from the target.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def _angles(obs: ArrayLike) -> tuple[Array, Array]:
 
 
 def joints(obs: ArrayLike) -> Array:
-    """(…, 6) observations → (…, 3, 2) places of shoulder, elbow and fingertip."""
+    """(…, 8) observations → (…, 3, 2) places of shoulder, elbow and fingertip."""
     a, b = _angles(obs)
     elbow = LINKS[0] * np.stack([np.cos(a), np.sin(a)], -1)
     tip = elbow + LINKS[1] * np.stack([np.cos(a + b), np.sin(a + b)], -1)
@@ -34,12 +35,12 @@ def joints(obs: ArrayLike) -> Array:
 
 
 def fingertip(obs: ArrayLike) -> Array:
-    """(…, 6) observations → (…, 2) places."""
-    return joints(obs)[..., 2, :]
+    """(…, 8) observations → (…, 2) places."""
+    return np.asarray(obs)[..., 6:8]
 
 
 def pull(obs: ArrayLike, goal: Sequence[float]) -> NDArray[np.float32]:
-    """(…, 6) observations → (…, 2) actions of an expert: inverse kinematics, of both ways to bend the elbow the one
+    """(…, 8) observations → (…, 2) actions of an expert: inverse kinematics, of both ways to bend the elbow the one
     that turns the joints less, and a proportional-derivative controller."""
     seen = np.asarray(obs)
     a, b = _angles(seen)
@@ -56,7 +57,7 @@ def pull(obs: ArrayLike, goal: Sequence[float]) -> NDArray[np.float32]:
 
 
 def draw_arm(obs: ArrayLike, goal: Sequence[float]) -> NDArray[np.uint8]:
-    """(6,) observation → (240, 240, 3) picture, x to the right and y upwards."""
+    """(8,) observation → (240, 240, 3) picture, x to the right and y upwards."""
     side = (np.arange(_PIXELS) + 0.5) / _PIXELS * 2 * _HALF - _HALF
     at = np.stack(np.meshgrid(side, -side), -1)
     image = np.empty((_PIXELS, _PIXELS, 3), np.uint8)
