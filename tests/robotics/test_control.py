@@ -19,6 +19,7 @@ from gymnasium.utils.env_checker import check_env
 from robotics.icrl import envs
 from robotics.icrl.collect.run import collect
 from robotics.icrl.config import IcrlConfig, PlayConfig
+from robotics.icrl.data import IcrlData
 from robotics.icrl.envs.control import CONTROL
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.envs.gym_batch import GymBatch
@@ -31,6 +32,7 @@ from robotics.icrl.play import normalised, play
 from robotics.icrl.predict import IcrlPredictor
 from robotics.icrl.store import Store
 from robotics.icrl.store_check import check
+from robotics.icrl.task import IcrlTask
 from robotics.icrl.tasks_file import as_yaml, parse
 from shared.bundle import Bundle
 from shared.errors import ItemError, UsageError
@@ -350,3 +352,33 @@ def test_without_a_graphics_library_a_line_says_so(tmp_path: Path, monkeypatch: 
         "libegl-mesa0; everything else is there"
     ]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["ad", "dpt", "dicp", "dt"])
+def test_every_method_learns_from_reals_and_plays(tmp_path: Path, method: str) -> None:
+    config = PIPELINE.complete(
+        IcrlConfig.model_validate(
+            {
+                "data": {
+                    "env": "reacher",
+                    "collector": "noise-distillation",
+                    "streams": 2,
+                    "episodes": 2,
+                    "tasks": 3,
+                },
+                "model": {"method": method, "dim": 16, "depth": 1, "heads": 2, "inner": 16, "context": 60},
+                "train": {"steps": 2, "batch_size": 4},
+                "predict": {"beam": {"samples": 3}},
+                "filter": {"mode": "stochastic"},
+            }
+        )
+    )
+    data = IcrlData(config)
+    data.collect(tmp_path)
+    task = IcrlTask(config)
+    task.learn_from(data)
+    loss = task.training_step(next(iter(data.train_dataloader())), 0)
+    loss.backward()
+    assert np.isfinite(float(loss.detach()))
+    played = play(task.network, task.play_on, 2, 1, 0, config.predict)
+    assert played.returns.shape == (1, 1, 2) and np.abs(played.rollout.actions).max() <= 1
