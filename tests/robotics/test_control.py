@@ -219,22 +219,6 @@ def test_collectors_that_do_not_fit_are_refused(tmp_path: Path, collector: str, 
         collect(env, [0], 1, 50, 0, tmp_path / "s.h5", collector)
 
 
-def test_held_noise_keeps_the_arm_away_from_the_goal(tmp_path: Path) -> None:
-    """Where it stays then does not tell the goal; the rewards have to."""
-    room, far = family("reacher"), {}
-    task = room.tasks("train")[0]
-    for hold in (1, 25):
-        path = tmp_path / f"{hold}.h5"
-        block = collect("reacher", [task.index], 6, 500, 0, path, "noise-distillation", {"hold": hold}).read(
-            task.index
-        )
-        middle = block.obs[:, 250:350, 6:8].reshape(6, 4, 25, 2)[:, :, 10:].mean(2)  # where it is on average
-        far[hold] = np.linalg.norm(middle - task.goal, axis=-1).mean()
-    assert far[25] > 2 * far[1]
-    with pytest.raises(UsageError, match="hold 25; 1 wanted, actions are no reals"):
-        collect("darkroom", [0], 1, 40, 0, tmp_path / "d.h5", "noise-distillation", {"hold": 25})
-
-
 def test_random_play_needs_no_expert(tmp_path: Path) -> None:
     store = collect("pusher", [0], 1, 110, 0, tmp_path / "s.h5", "random")
     block = store.read(0)

@@ -16,7 +16,6 @@ from robotics.icrl.collect.recording import Recording
 from robotics.icrl.envs.batch import GridBatch
 from robotics.icrl.envs.grid import ACTIONS, GridTask, optimal_table
 from shared.config import Config
-from shared.errors import UsageError
 
 
 class NoiseOptions(Config):
@@ -25,12 +24,6 @@ class NoiseOptions(Config):
     epsilon: float = Field(1.0, ge=0, le=1, description="share of random actions at a history's first step")
     epsilon_end: float = Field(0.0, ge=0, le=1, description="share of random actions at its last step")
     power: float = Field(1.0, gt=0, description="1: it falls linearly; above: sooner")
-    hold: int = Field(
-        1,
-        ge=1,
-        description="steps for which a random action is held, reals only: single ones average out, and where the arm "
-        "stays tells the goal without the rewards",
-    )
 
 
 class RandomOptions(Config):
@@ -50,12 +43,7 @@ def play(
     seed: int,
     options: NoiseOptions | RandomOptions,
 ) -> Recording:
-    """Every stream's draws depend on `seed`, its task and its number alone. Raises `UsageError` for `hold`."""
-    if isinstance(options, NoiseOptions) and options.hold > 1:
-        name = chosen[0].family.name
-        raise UsageError(
-            f"collector noise-distillation in {name}: hold {options.hold}; 1 wanted, actions are no reals"
-        )
+    """Every stream's draws depend on `seed`, its task and its number alone."""
     distilled = isinstance(options, NoiseOptions)
     epsilon = schedule(steps, options) if isinstance(options, NoiseOptions) else np.ones(steps)
     batch = GridBatch(chosen, len(numbers))

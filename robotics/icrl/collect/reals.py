@@ -44,10 +44,7 @@ def _task(
     epsilon = schedule(steps, options) if isinstance(options, NoiseOptions) else np.ones(steps)
     kind = 3 if distilled else 4
     draws = [np.random.default_rng([seed, task.index, kind, int(n)]) for n in numbers]
-    hold = options.hold if isinstance(options, NoiseOptions) else 1
-    noise = np.stack([each.uniform(-limit, limit, (-(-steps // hold), width)) for each in draws]).repeat(
-        hold, 1
-    )
+    noise = np.stack([each.uniform(-limit, limit, (steps, width)) for each in draws])
     batch = GymBatch([task], len(numbers), seed, int(numbers[0]))
     log: list[tuple[Array, ...]] = []
     obs = batch.reset()[0]
