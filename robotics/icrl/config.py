@@ -92,7 +92,7 @@ class EvaluateConfig(Config):
 
 class IcrlConfig(RunConfig):
     data: IcrlDataConfig = IcrlDataConfig()
-    model: ModelConfig = ModelConfig(dropout=0.05, embed_dropout=0.05, attention_dropout=0.0)
+    model: ModelConfig = ModelConfig()
     filter: FilterConfig = FilterConfig()
     train: IcrlTrainConfig = IcrlTrainConfig()
     predict: PlayConfig = PlayConfig()

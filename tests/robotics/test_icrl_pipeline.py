@@ -173,7 +173,9 @@ def shipped() -> IcrlPredictor:
     return IcrlPredictor(Bundle.open(PIPELINE.builtin), {})
 
 
-def test_the_shipped_model_learns_new_goals_in_its_context(shipped: IcrlPredictor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(PIPELINE.shipped))
+def test_the_shipped_models_learn_new_goals_in_their_context(name: str, tmp_path: Path) -> None:
+    shipped = IcrlPredictor(Bundle.open(PIPELINE.shipped[name]), {})
     path = tmp_path / "held.yaml"
     rows = "".join(f"  - index: {task.index}\n" for task in tasks("darkroom", "test"))
     path.write_text(f"episodes: 20\ncopies: 2\nseed: 0\ntasks:\n{rows}")

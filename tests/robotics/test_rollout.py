@@ -98,10 +98,10 @@ def test_planning_in_the_room() -> None:
 class _Corridor:
     """Cells 0 … 6, actions left, right, stay; reward in cell 5 alone: a world model that is right."""
 
-    spaces = Spaces(cells=(7,), actions=3)
+    spaces, reward_scale = Spaces(cells=(7,), actions=3), 1.0
 
-    def __init__(self) -> None:
-        self.steps = 0
+    def __init__(self, doubt: float = 0.0) -> None:
+        self.steps, self.doubt = 0, doubt
         self.trunk = SimpleNamespace(step=self._step)
 
     def embed(self, obs: Any, action: Any, reward: Any, start: Any, to_go: Any) -> Any:
@@ -113,11 +113,12 @@ class _Corridor:
 
     def imagine(self, hidden: Any, action: Any) -> World:
         after = (hidden[..., 0].long() + torch.tensor([-1, 1, 0])[action]).clamp(0, 6)
-        return World((after == 5).float(), (torch.nn.functional.one_hot(after, 7).float(),))
+        reward = (after == 5).float() + self.doubt * after
+        return World(reward, (torch.nn.functional.one_hot(after, 7).float(),))
 
 
-def _planned(at: list[int], how: Plan, left: int) -> list[int]:
-    world, hidden = _Corridor(), torch.tensor(at)[:, None].float()
+def _planned(at: list[int], how: Plan, left: int, doubt: float = 0.0) -> list[int]:
+    world, hidden = _Corridor(doubt), torch.tensor(at)[:, None].float()
     policy = Policy(torch.tensor([[5.0, 0.0, 0.0]]).expand(len(at), -1))
     return plan(world, hidden, (hidden,), policy, how, torch.Generator().manual_seed(0), left=left).tolist()
 
@@ -129,6 +130,8 @@ def test_a_plan_looks_as_far_as_it_may() -> None:
     # out of reach all are equal, and the policy's order decides: mostly its favourite
     assert np.mean(np.array(_planned([0] * 200, deep, 20)) == 0) > 0.95
     assert np.mean(np.array(_planned([2] * 200, deep, 2)) == 0) > 0.95
+    # also where what is predicted for no reward is not quite 0
+    assert np.mean(np.array(_planned([0] * 200, deep, 20, doubt=0.01)) == 0) > 0.95
 
 
 def test_a_narrow_beam_and_too_wide_a_one() -> None:

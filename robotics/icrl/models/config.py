@@ -34,10 +34,12 @@ class ModelConfig(Config):
     context: int = Field(200, ge=2, description="steps the model sees at most; 80 in the published Darkroom")
     keep: int = Field(0, ge=0, description="steps kept when the context is full; 0 = half of them")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="of what each branch adds; legacy: of each norm's input"
+        0.05, ge=0, lt=1, description="of what each branch adds; legacy: of each norm's input, published 0.1"
     )
-    embed_dropout: float = Field(0.1, ge=0, lt=1, description="of the tokens")
-    attention_dropout: float = Field(0.1, ge=0, lt=1, description="where the mixer has one")
+    embed_dropout: float = Field(0.05, ge=0, lt=1, description="of the tokens")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="where the mixer has one; published 0.1; slow on a CPU"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
