@@ -57,7 +57,7 @@ def paths_figure(played: Played, rows: Sequence[int], titles: Sequence[str], col
             _path(axes, played, row, episode - 1)
             said = f"episode {episode}: {gained:.4g}"
             dress(axes, f"{title}\n{said}" if at == 0 else said, grid=False).title.set_fontsize(7.5)
-    figure.tight_layout()
+    figure.tight_layout(h_pad=2.0)
     return figure
 
 
