@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +16,17 @@ Room = Literal[
     "reacher", "half-cheetah", "ant", "pusher",
     "reacher-dynamics", "half-cheetah-dynamics", "ant-dynamics", "pusher-dynamics",
 ]  # fmt: skip
+DARK = ("darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door")
+_GRIDS_ONLY = (DARK, "it knows the dark grids only", "noise-distillation, sb3 or random")
+KNOWN: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "explorer": (
+        ("darkroom", "darkroom-large"), "it knows rooms with one goal", "noise-distillation, sb3 or random"
+    ),
+    "population": _GRIDS_ONLY,
+    "q-learning": _GRIDS_ONLY,
+    "noise-distillation": ((*DARK, "reacher", "reacher-dynamics"), "no expert is known there", "sb3 or random"),
+}  # fmt: skip
+"""Of collectors that do not know every family: those they know, why, and what to choose in continuous control."""
 
 
 class IcrlDataConfig(DataConfig):
@@ -104,24 +116,10 @@ class IcrlConfig(RunConfig):
             raise ValueError(
                 "predict.plan: always; a world model wanted: model.method dicp or model.dynamics true"
             )
-        data, goals = self.data, ("darkroom", "darkroom-large")
-        grid = "dark" in data.env
-        if data.path is None and data.collector == "explorer" and data.env not in goals:
-            others = "another" if grid else "noise-distillation, sb3 or random"
-            raise ValueError(
-                f"data.collector: explorer in {data.env}; it knows rooms with one goal; choose {others}"
-            )
-        if data.path is None and data.collector in ("population", "q-learning") and not grid:
-            others = "noise-distillation, sb3 or random"
-            raise ValueError(
-                f"data.collector: {data.collector} in {data.env}; it knows the dark grids only; choose {others}"
-            )
-        if (
-            data.path is None
-            and data.collector == "noise-distillation"
-            and not (grid or "reacher" in data.env)
-        ):
-            raise ValueError(
-                f"data.collector: noise-distillation in {data.env}; no expert is known there; choose sb3 or random"
-            )
+        data = self.data
+        if data.path is None and data.collector in KNOWN:
+            rooms, what, others = KNOWN[data.collector]
+            if data.env not in rooms:
+                others = "another" if data.env in DARK else others
+                raise ValueError(f"data.collector: {data.collector} in {data.env}; {what}; choose {others}")
         return self

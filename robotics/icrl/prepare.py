@@ -23,7 +23,6 @@ def prepare(config: IcrlConfig, data: IcrlData, work: Path) -> None:
         with Progress() as progress:
             bar = progress.task("collect histories", total)
             data.collect(work, lambda done, _: bar.update(done))
-            bar.update(total)  # those that were there before
     if data.scores and is_leader():
         figures = work / "figures"
         figures.mkdir(parents=True, exist_ok=True)

@@ -37,9 +37,7 @@ class Rollout:
 
     def keep(self, rows: NDArray[np.int64]) -> Rollout:
         """These copies only."""
-        return Rollout(
-            self.returns[rows], self.obs[rows], self.actions[rows], self.rewards[rows], self.ends[rows]
-        )
+        return Rollout(*(each[rows] for each in vars(self).values()))
 
 
 class _Player:
@@ -193,9 +191,7 @@ class _Run:
         number, place = np.zeros(self.batch, np.int64), np.zeros(self.batch, np.int64)
         returns, logs = np.zeros((self.batch, self.episodes)), _Logs()
         while number.min() < self.episodes:
-            left = max(
-                self.horizon - int(place.min()), 1
-            )  # where episodes end apart: of the one that has most
+            left = max(self.horizon - int(place.min()), 1)  # where episodes end apart, the most that any has
             if self.legacy:
                 action = self.player.act(obs, self.random, self.greedy, left)
             else:

@@ -15,8 +15,7 @@ import numpy as np
 
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.grid import ACTIONS, GRIDS, GridFamily, GridTask, cells_of, transitions
-from robotics.icrl.store import Histories, Meta, Store, Task, opened
-from robotics.icrl.store_writer import Resume, StoreWriter
+from robotics.icrl.store import Histories, Meta, Task, opened
 from shared.errors import DataInvalid, Fault, UsageError
 
 _FAMILIES = {
@@ -28,33 +27,18 @@ _NAME = re.compile(r"history_(?P<env>[a-z]+)_(?P<alg>\w+)_alg-seed(?P<seed>\d+)"
 _ARRAYS = ("states", "actions", "rewards", "next_states", "dones")
 
 
-def convert_dicp(source: Path, target: Path, env_name: str | None = None, resume: Resume = "auto") -> Store:
-    """A store of the histories in `source`, as `read_dicp` reads them. Raises as that does."""
-    meta, blocks = read_dicp(source, env_name)
-    with StoreWriter(target, meta, resume) as writer:
-        for task, block in blocks:
-            if len(writer.missing(task.index, len(block))):
-                writer.add([(task, block)])
-    return Store(target)
-
-
-def read_dicp(source: Path, env_name: str | None = None) -> tuple[Meta, Iterator[tuple[Task, Histories]]]:
-    """What `source` holds, task by task; the environment is read off the file's name unless named.
+def read_dicp(source: Path) -> tuple[Meta, Iterator[tuple[Task, Histories]]]:
+    """What `source` holds, task by task; the environment is read off the file's name.
 
     Raises `DataInvalid` for a file of another layout, or one that breaks the grid's rules; `UsageError` for others.
     """
     match = _NAME.match(Path(source).name)
-    if env_name is None:
-        env_name = _FAMILIES.get(match["env"]) if match else None
-    if env_name is None:
+    if match is None or match["env"] not in _FAMILIES:
         raise UsageError(
             f"{source}: no environment in its name; history_darkroom_PPO_alg-seed0.hdf5 or the like wanted "
             f"({', '.join(_FAMILIES)}); name the environment"
         )
-    if env_name not in GRIDS:
-        raise UsageError(f"environment {env_name}: no dark grid; one of {', '.join(GRIDS)}")
-    room = GRIDS[env_name]
-    algorithm, seed = (match["alg"].lower(), int(match["seed"])) if match else ("unknown", 0)
+    room, algorithm, seed = GRIDS[_FAMILIES[match["env"]]], match["alg"].lower(), int(match["seed"])
     hyper = {"converted_from": "dicp"}
     spaces = (room.observation_space, room.action_space)
     meta = Meta(room.env_id, algorithm, seed, room.horizon, *spaces, {}, hyper)

@@ -20,6 +20,7 @@ from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.store import Histories, Store
 from robotics.icrl.store_check import check
 from shared.errors import UsageError
+from tests.robotics.replay import assert_replays
 
 
 def normalised(store: Store) -> np.ndarray[Any, Any]:
@@ -90,16 +91,8 @@ def test_recordings_become_the_histories_that_were_played(name: str) -> None:
 
     envs.register()
     for task, block in zip(chosen, histories(chosen, recording, numbers, "x")):
-        env = gym.make(task.family.env_id, task=task.index)
-        after = block.next_obs("terminal")
-        for row in range(3):
-            obs = env.reset()[0]
-            for t in range(120):
-                assert np.array_equal(block.obs[row, t], obs)
-                obs, reward, _, truncated, _ = env.step(int(block.actions[row, t]))
-                assert np.array_equal(after[row, t], obs)
-                assert (block.rewards[row, t], block.truncations[row, t]) == (reward, truncated)
-                obs = env.reset()[0] if truncated else obs
+        assert len(block) == 3 and block.steps == 120
+        assert_replays(block, gym.make(task.family.env_id, task=task.index))
         assert block.episode[:, -1].tolist() == [2, 2, 2]
 
 

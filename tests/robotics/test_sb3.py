@@ -24,6 +24,7 @@ from robotics.icrl.convert import convert
 from robotics.icrl.envs.families import FAMILIES, family
 from robotics.icrl.store_check import check
 from shared.errors import EnvironmentUnfit, UsageError
+from tests.robotics.replay import assert_replays
 
 
 def test_what_was_played_is_kept_and_a_seed_gives_the_same_bytes(
@@ -42,16 +43,9 @@ def test_what_was_played_is_kept_and_a_seed_gives_the_same_bytes(
 
     envs.register()
     for task, block in stores[0]:
-        env, after = gym.make("icrl/Darkroom-v0", task=task.index), block.next_obs("terminal")
         assert block.obs.dtype == block.actions.dtype == np.uint8 and block.optimal_actions is not None
-        for row in range(3):
-            obs = env.reset()[0]
-            for t in range(70):
-                assert np.array_equal(block.obs[row, t], obs)
-                obs, reward, _, truncated, _ = env.step(int(block.actions[row, t]))
-                assert np.array_equal(after[row, t], obs)
-                assert (block.rewards[row, t], block.truncations[row, t]) == (reward, truncated)
-                obs = env.reset()[0] if truncated else obs
+        assert len(block) == 3 and block.steps == 70
+        assert_replays(block, gym.make("icrl/Darkroom-v0", task=task.index))
         assert block.episode[:, -1].tolist() == [3, 3, 3] and set(block.source) == {"sb3"}
 
 

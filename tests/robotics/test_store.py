@@ -19,9 +19,9 @@ pytest.importorskip("h5py")
 import h5py
 
 from robotics.icrl.collect.run import collect
+from robotics.icrl.convert import convert
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
 from robotics.icrl.store_check import check
-from robotics.icrl.store_convert import convert_dicp
 from robotics.icrl.store_writer import StoreWriter
 from shared.errors import DataInvalid, ResourcesExhausted, UsageError
 
@@ -358,7 +358,8 @@ def dicp_file(folder: Path, store: Store) -> Path:
 def test_dicp_files_are_converted(tmp_path: Path) -> None:
     own = collect("darkroom", [0, 40, 77], 4, 60, 0, tmp_path / "own.h5", "noise-distillation")
     published = dicp_file(tmp_path, own)
-    store = convert_dicp(published, tmp_path / "converted.h5")
+    convert(published, "store", tmp_path / "out")
+    store = Store(tmp_path / "out" / "histories.h5")
     assert (store.meta.algorithm, store.meta.seed) == ("ppo", 0) and store.tasks == own.tasks
     assert all(fault.severity != "error" for fault in check(store.path))
     for index in own.tasks:
@@ -377,6 +378,6 @@ def test_dicp_files_that_break_the_rules_are_refused(tmp_path: Path) -> None:
     with h5py.File(published, "a") as file:
         file["0/actions"][0, 1] = (file["0/actions"][0, 1] + 1) % 4
     with pytest.raises(DataInvalid, match="0: a step that the rules do not allow; moves of darkroom"):
-        convert_dicp(published, tmp_path / "converted.h5")
+        convert(published, "store", tmp_path / "out")
     with pytest.raises(UsageError, match="no environment in its name"):
-        convert_dicp(published.rename(tmp_path / "mine.hdf5"), tmp_path / "other.h5")
+        convert(published.rename(tmp_path / "mine.hdf5"), "store", tmp_path / "out")

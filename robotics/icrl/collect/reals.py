@@ -7,12 +7,12 @@ Of a continuous action the random part is a share, not a chance: action = ε · 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robotics.icrl.collect.noise import NoiseOptions, RandomOptions, schedule
+from robotics.icrl.collect.recording import block
 from robotics.icrl.envs.base import Array, Task
 from robotics.icrl.envs.gym_batch import GymBatch
 from robotics.icrl.store import Histories
@@ -58,28 +58,10 @@ def _task(
         log.append((obs, action, step.rewards[0], step.terminations[0], step.truncations[0], last))
         obs = step.obs[0]
     batch.close()
-    return _histories(task, numbers, log, obs, "noise-distillation" if distilled else "random")
-
-
-def _histories(
-    task: Task, numbers: NDArray[np.int64], log: Sequence[tuple[Array, ...]], after: Array, source: str
-) -> Histories:
-    arrays = (np.ascontiguousarray(np.stack(each, 1)) for each in zip(*log))
-    obs, actions, rewards, terminations, truncations, final = arrays
-    ends = terminations | truncations
-    final[~ends[:, -1], -1] = after[~ends[:, -1]]
-    starts = np.concatenate([np.ones((len(numbers), 1), bool), ends[:, :-1]], 1)
-    labels: Any = task.family.labels(task, obs, rewards, starts)
-    return Histories(
-        obs=obs,
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-        episode=(np.cumsum(ends, 1) - ends).astype(np.int32),
-        final_obs=final,
-        task=np.full(len(numbers), task.index),
-        history=numbers,
-        source=np.full(len(numbers), source),
-        optimal_actions=labels,
+    seen, actions, rewards, terminations, truncations, final = (
+        np.ascontiguousarray(np.stack(each, 1)) for each in zip(*log)
     )
+    running = ~(terminations | truncations)[:, -1]
+    final[running, -1] = obs[running]
+    source = "noise-distillation" if distilled else "random"
+    return block(task, numbers, source, seen, actions, rewards, terminations, truncations, final)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robotics.icrl.envs.base import Task
+from robotics.icrl.envs.base import Array, Task
 from robotics.icrl.envs.batch import GridBatch
 from robotics.icrl.envs.grid import ACTIONS, GridFamily, GridTask, labels, positions, transitions
 from robotics.icrl.store import Histories
@@ -53,6 +53,35 @@ def described(chosen: Sequence[Task]) -> list[StoredTask]:
         )
         for task, low, top in zip(chosen, room.chance(chosen), room.best(chosen))
     ]
+
+
+def block(
+    task: Task,
+    numbers: NDArray[np.int64],
+    source: str,
+    obs: Array,
+    actions: Array,
+    rewards: NDArray[np.float32],
+    terminations: NDArray[np.bool_],
+    truncations: NDArray[np.bool_],
+    final_obs: Array,
+) -> Histories:
+    """Histories of one task out of (streams, steps, …) arrays; `numbers` names the streams."""
+    ends = terminations | truncations
+    starts = np.concatenate([np.ones((len(numbers), 1), bool), ends[:, :-1]], 1)
+    return Histories(
+        obs=obs,
+        actions=actions,
+        rewards=rewards,
+        terminations=terminations,
+        truncations=truncations,
+        episode=(np.cumsum(ends, 1) - ends).astype(np.int32),
+        final_obs=final_obs,
+        task=np.full(len(numbers), task.index),
+        history=numbers,
+        source=np.full(len(numbers), source),
+        optimal_actions=task.family.labels(task, obs, rewards, starts),
+    )
 
 
 def histories(

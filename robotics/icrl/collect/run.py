@@ -110,14 +110,19 @@ def collect(
         sources.append(("random", COLLECTORS["random"], noise.RandomOptions(), np.arange(learning, streams)))
     meta = described_store(room, algorithm, parsed, streams, steps, seed, random_share)
     with StoreWriter(path, meta, resume) as writer:
+
+        def there() -> int:
+            return sum(streams - len(writer.missing(task.index, streams)) for task in chosen)
+
+        if tick is not None and there():
+            tick(there(), len(chosen) * streams)
         for name, each, settings, numbers in sources:
             size = max(1, _STEPS_AT_ONCE // (steps * len(numbers) * each.costs)) if len(numbers) else 1
             size = 1 if each.slow or not isinstance(room, GridFamily) else size
             for group in _open_tasks(writer, chosen, numbers, size):
                 _collect(writer, name, each, settings, group, numbers, steps, seed)
                 if tick is not None:
-                    missing = sum(len(writer.missing(task.index, streams)) for task in chosen)
-                    tick(len(chosen) * streams - missing, len(chosen) * streams)
+                    tick(there(), len(chosen) * streams)
     return Store(path)
 
 

@@ -26,19 +26,17 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from robotics.icrl.collect.recording import block
 from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.store import Histories
 from shared.config import Config
 from shared.errors import UsageError, need
-
-if TYPE_CHECKING:
-    from robotics.icrl.collect.sb3_agent import Log
 
 Algorithm = Literal["ppo", "sac", "a2c", "dqn", "td3", "ddpg"]
 _ACTIONS: Mapping[str, str] = {"sac": "box", "td3": "box", "ddpg": "box", "dqn": "discrete"}
@@ -146,7 +144,8 @@ def play(
             )
             for own in agents
         ]
-        blocks.append(_block(task, Log.join(logs), numbers))
+        arrays = (np.ascontiguousarray(array.swapaxes(0, 1)) for array in Log.join(logs))
+        blocks.append(block(task, numbers, "sb3", *arrays))
     return blocks
 
 
@@ -155,24 +154,3 @@ def _seed(seed: int, task: int, numbers: NDArray[np.int64], options: Sb3Options)
     if options.agents == "streams":
         return (seed + task) % 2**31
     return int(np.random.SeedSequence([seed, task, 6, int(numbers[0])]).generate_state(1)[0] >> 1)
-
-
-def _block(task: Task, log: Log, numbers: NDArray[np.int64]) -> Histories:
-    obs, actions, rewards, terminations, truncations, final = (
-        np.ascontiguousarray(array.swapaxes(0, 1)) for array in log
-    )
-    ends = terminations | truncations
-    starts = np.concatenate([np.ones((len(numbers), 1), bool), ends[:, :-1]], 1)
-    return Histories(
-        obs=obs,
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-        episode=(np.cumsum(ends, 1) - ends).astype(np.int32),
-        final_obs=final,
-        task=np.full(len(numbers), task.index),
-        history=numbers,
-        source=np.full(len(numbers), "sb3"),
-        optimal_actions=task.family.labels(task, obs, rewards, starts),
-    )
