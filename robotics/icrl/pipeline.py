@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from robotics.icrl.config import IcrlConfig, IcrlDataConfig
-from shared.config import read_yaml
+from robotics.icrl.config import IcrlConfig
 from shared.errors import Fault
 from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
 
@@ -30,22 +29,6 @@ class Icrl(Pipeline):
     primary = Primary("normalised_return", "max")
     headline = ("normalised_return", "first_episode", "last_episodes", "rise", "episode_above_90")
     folder = Path(__file__).parent
-
-    def resolve(
-        self,
-        preset: str = "default",
-        config_file: Path | None = None,
-        sets: Sequence[str] = (),
-        over: Mapping[str, Any] | None = None,
-    ) -> IcrlConfig:
-        """As always; what a preset sets for its own collector is left out where another one is chosen."""
-        config = cast(IcrlConfig, super().resolve(preset, config_file, sets, over))
-        own = read_yaml(self.presets[preset]).get("data") or {}
-        if config.data.collector == own.get("collector", IcrlDataConfig.model_fields["collector"].default):
-            return config
-        foreign = own.get("options") or {}
-        options = {key: value for key, value in config.data.options.items() if foreign.get(key) != value}
-        return config.model_copy(update={"data": config.data.model_copy(update={"options": options})})
 
     def check(self, config: IcrlConfig) -> list[Fault]:
         from robotics.icrl.data import check

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -193,16 +192,6 @@ def test_settings_of_collectors_are_refused_before_anything_is_collected(
         given = [part for each in sets for part in ("-s", each)]
         code, errors, _ = ends(monkeypatch, capsys, "run", "icrl", "--preset", "smoke", *given)
         assert code == 2 and len(errors) == 1 and line in errors[0], errors
-
-
-def test_options_of_a_presets_collector_do_not_reach_another() -> None:
-    def options(*sets: str) -> dict[str, Any]:
-        return dict(PIPELINE.resolve("default", sets=sets).data.options)
-
-    assert options() == {"aimless": 0.2}
-    assert options("data.options.aimless=0.5") == {"aimless": 0.5}
-    assert options("data.collector=population") == {}
-    assert options("data.collector=sb3", "data.options={algorithm: a2c}") == {"algorithm": "a2c"}
 
 
 # ---------------------------------------------------------------- stopped in the middle

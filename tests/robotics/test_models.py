@@ -250,5 +250,24 @@ def test_bad_arrays_are_named(change: dict[str, Any], said: str) -> None:
         arrays(**(good | change), spaces=GRID)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("keys", [{"method": "ad"}, {"method": "dicp"}, {"method": "dt"}])
+def test_a_rule_is_learned(keys: dict[str, Any]) -> None:
+    """The action of each step is the first coordinate just seen."""
+    rooms, random = Spaces(cells=(3, 2), actions=3), np.random.default_rng(0)
+    obs = random.integers(0, (3, 2), (32, 24, 2))
+    starts = np.tile(np.arange(24) % 6 == 0, (32, 1))
+    seen = arrays(obs, obs[..., 0], (obs[..., 1] == 1).astype(int), starts, np.roll(obs, -1, 1), rooms)
+    still = dict.fromkeys(("dropout", "embed_dropout", "attention_dropout"), 0.0)
+    net = network(rooms, depth=1, context=12, **still, **keys)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(150):
+        rows, first = torch.randint(32, (16,)), torch.randint(13, (16,))
+        found = net.losses(seen.window(rows, first, 12, rooms))
+        optimizer.zero_grad()
+        found["loss"].backward()
+        optimizer.step()
+    assert found["accuracy"] > 0.95
+
+
 def test_build_gives_the_right_kind() -> None:
     assert isinstance(network(), InContext) and isinstance(network(legacy=True), Legacy)

@@ -7,7 +7,8 @@ y, then stays. This is R-max (Brafman and Tennenholtz 2002) for known moves and 
 Unlike a stream of PPO, whose improvement comes from rewards of other streams, and unlike noised experts, who know the
 goal, such histories show why each action was taken (spec 0.9): a model that imitates them has to read its own context,
 and what it does there is what it saw in training. `aimless` is the share of uniformly random actions before the goal
-is known; it makes the search slower.
+is known; it makes the search slower. `careless` is their share afterwards: a learner that never errs does not show what
+a wrong move brings, which a world model has to know to plan.
 """
 
 from __future__ import annotations
@@ -31,11 +32,18 @@ SOURCE = "explorer"
 class ExplorerOptions(Config):
     """The explorer."""
 
-    aimless: float = Field(0.0, ge=0, le=1, description="share of random actions before the goal is known")
+    aimless: float = Field(0.2, ge=0, le=1, description="share of random actions before the goal is known")
+    careless: float = Field(
+        0.0, ge=0, le=1, description="share of them afterwards: what a world model learns wrong moves from"
+    )
 
 
 def explore(
-    tasks: Sequence[GridTask], agents: int, episodes: int, seed: int = 0, *, aimless: float = 0.0
+    tasks: Sequence[GridTask],
+    agents: int,
+    episodes: int,
+    seed: int = 0,
+    options: ExplorerOptions | None = None,
 ) -> Histories:
     """(tasks · agents) histories, the agents of a task in a row, each independent of the others.
 
@@ -43,7 +51,7 @@ def explore(
     """
     numbers = np.arange(agents)
     steps = episodes * tasks[0].family.horizon
-    recording = play(tasks, numbers, steps, seed, ExplorerOptions(aimless=aimless))
+    recording = play(tasks, numbers, steps, seed, options or ExplorerOptions())
     return Histories.join(histories(tasks, recording, numbers, SOURCE))
 
 
@@ -58,7 +66,7 @@ def play(
             f"collector explorer in {room.name}: a room with one goal wanted; choose another collector"
         )
     batch = GridBatch(chosen, len(numbers))
-    recording, searcher = Recording.empty(steps, batch), _Searcher(batch, seed, options.aimless)
+    recording, searcher = Recording.empty(steps, batch), _Searcher(batch, seed, options)
     for at in range(steps):
         if batch.elapsed == batch.family.horizon:
             batch.reset()
@@ -68,9 +76,9 @@ def play(
 
 
 class _Searcher:
-    def __init__(self, batch: GridBatch, seed: int, aimless: float) -> None:
+    def __init__(self, batch: GridBatch, seed: int, options: ExplorerOptions) -> None:
         self.generators = [np.random.default_rng([seed, task.index, 5]) for task in batch.tasks]
-        self.aimless, self.cells = aimless, batch.family.cells
+        self.options, self.cells = options, batch.family.cells
         place = positions(batch.family.size).astype(np.int16)
         self.place = place
         self.apart = np.abs(place[:, None] - place).sum(-1).astype(np.float32)  # (cells, cells)
@@ -87,9 +95,11 @@ class _Searcher:
         along_x = (dx != 0) & ((dy == 0) | ~lost)
         along_x[lost] |= (dx[lost] != 0) & (share[:, 0] < 0.5)
         move = np.where(along_x, np.where(dx > 0, 0, 1), np.where(dy > 0, 2, np.where(dy < 0, 3, 4)))
-        # What is left of a draw below the share is uniform again: it says which action.
-        chance = share[:, 1] / self.aimless if self.aimless else np.ones(len(share))
-        move[lost] = np.where(chance < 1, (chance * ACTIONS).astype(int), move[lost])
+        move[lost] = _some_at_random(move[lost], share[:, 1], self.options.aimless)
+        if self.options.careless:
+            wanted = zip(self.generators, (~lost).sum(1))
+            draws = np.concatenate([each.random(n, np.float32) for each, n in wanted])
+            move[~lost] = _some_at_random(move[~lost], draws, self.options.careless)
         return move.astype(np.uint8)
 
     def _nearest(
@@ -105,3 +115,9 @@ class _Searcher:
     def saw(self, cell: NDArray[np.intp], rewarded: NDArray[np.bool_]) -> None:
         np.put_along_axis(self.visited, cell[..., None], True, -1)
         self.goal = np.where(rewarded, cell, self.goal)
+
+
+def _some_at_random(move: NDArray[np.intp], draw: NDArray[np.float32], share: float) -> NDArray[np.intp]:
+    """(n,) moves, a `share` of them uniform: what is left of a draw below the share is uniform again."""
+    chance = draw / share if share else np.ones(len(draw))
+    return np.where(chance < 1, (chance * ACTIONS).astype(int), move)
