@@ -2,7 +2,10 @@
 
 Every beam is an imagined continuation of the context: the world model says reward and next observation of each action,
 the `width` beams with the highest sum go on, to the episode's end or `depth` steps, and the best beam's first action is
-played. Actions of the first level come in an order drawn from the policy, which so decides between equals.
+played. The policy decides between equals. In `legacy_plan`, as published, by the order of the first actions alone, so
+that all beams soon begin with the same one where no reward is in sight. In `plan` by the keys of stochastic beam search
+(Kool et al. 2019, arXiv 1903.06059): equals that go on are sequences drawn from the policy without replacement, and the
+first action is a draw from the policy where no plan is better than another.
 """
 
 from __future__ import annotations
@@ -33,29 +36,47 @@ def plan(
     if not network.spaces.actions:
         return _best_sample(network, hidden, policy, how, random)
     count, acts = len(hidden), network.spaces.actions
-    first = _order(policy.logits, random)  # (B, A)
     depth, width = min(how.depth, left), _width(how, acts, min(how.depth, left))
-    world = network.imagine(hidden[:, None].expand(-1, acts, -1), first)
-    reward = _gain(network, world)
-    total, seen, action = reward, world.observation(), first
-    beams = torch.arange(count, device=hidden.device)[:, None].expand(
-        -1, acts
-    )  # whose state each beam goes on from
+    every = torch.arange(acts, device=hidden.device)
+    share = policy.logits.double().log_softmax(-1)  # (B, A) ln π of the sequences so far
+    key = share + _gumbel(share, random)
+    world = network.imagine(hidden[:, None].expand(-1, acts, -1), every.expand(count, -1))
+    reward = total = _gain(network, world)
+    seen, first = world.observation(), every.expand(count, -1)
+    action, beams = first, torch.arange(count, device=every.device)[:, None].expand(-1, acts)
     for _ in range(1, depth):
-        total, at = _best(total, width)
-        first, beams, action, reward = (each.gather(1, at) for each in (first, beams, action, reward))
+        at = _best(total, width, key)[1]
+        total, key, share, first, beams, action, reward = (
+            each.gather(1, at) for each in (total, key, share, first, beams, action, reward)
+        )
         seen = seen.gather(1, at[..., None].expand(-1, -1, seen.shape[-1]))
         wide, calm = at.shape[1], torch.zeros(at.numel(), dtype=torch.bool, device=at.device)
         token = network.embed(seen.flatten(0, 1), action.flatten(), reward.flatten(), calm, None)
+        # `beams`: whose state each beam goes on from.
         deep, state = network.trunk.step(token, choose(state, beams.flatten()))
-        tried = torch.arange(acts, device=at.device).repeat(wide)[None].expand(count, -1)  # (B, wide · A)
-        world = network.imagine(deep.view(count, wide, -1).repeat_interleave(acts, 1), tried)
-        reward = _gain(network, world)
-        total = total.repeat_interleave(acts, 1) + reward
-        seen, action = world.observation(), tried
-        first = first.repeat_interleave(acts, 1)
+        share = share[..., None] + network.act_on(deep).logits.double().log_softmax(-1).view(
+            count, wide, acts
+        )
+        key = _below(key, share + _gumbel(share, random)).flatten(1)
+        action, share = every.repeat(wide).expand(count, -1), share.flatten(1)  # (B, wide · A)
+        world = network.imagine(deep.view(count, wide, -1).repeat_interleave(acts, 1), action)
+        reward, seen = _gain(network, world), world.observation()
+        total, first = total.repeat_interleave(acts, 1) + reward, first.repeat_interleave(acts, 1)
         beams = torch.arange(count * wide, device=at.device).view(count, wide).repeat_interleave(acts, 1)
-    return first.gather(1, _best(total, 1)[1])[:, 0]
+    return first.gather(1, _best(total, 1, key)[1])[:, 0]
+
+
+def _gumbel(like: Tensor, random: torch.Generator | None) -> Tensor:
+    """Drawn on the CPU, so that a seed means the same everywhere."""
+    return -torch.empty(like.shape, dtype=torch.float64).exponential_(generator=random).log().to(like.device)
+
+
+def _below(parent: Tensor, key: Tensor) -> Tensor:
+    """(B, W) keys of beams and (B, W, A) perturbed ln π of their children → the children's keys, the largest of which
+    is the parent's (Kool et al., appendix B.3)."""
+    top = key.max(-1, keepdim=True).values
+    v = parent[..., None] - key + torch.log1p(-(key - top).exp())
+    return parent[..., None] - v.clamp(min=0) - torch.log1p((-v.abs()).exp())
 
 
 @torch.no_grad()
@@ -113,10 +134,13 @@ def _order(logits: Tensor, random: torch.Generator | None) -> Tensor:
     return torch.multinomial(share, share.shape[1], generator=random).to(logits.device)
 
 
-def _best(total: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Highest first, equals in their order: values and places (B, at most `width`)."""
-    values, at = total.sort(stable=True, dim=-1, descending=True)
-    return values[:, :width], at[:, :width]
+def _best(total: Tensor, width: int, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Highest first, equals by `key` or in their order: values and places (B, at most `width`)."""
+    order = None if key is None else key.sort(dim=-1, descending=True).indices
+    values, at = (total if order is None else total.gather(1, order)).sort(
+        stable=True, dim=-1, descending=True
+    )
+    return values[:, :width], (at if order is None else order.gather(1, at))[:, :width]
 
 
 def _width(how: Plan, acts: int, depth: int) -> int:

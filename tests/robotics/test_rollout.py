@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +96,9 @@ def test_planning_in_the_room() -> None:
         rollout(network(), rooms(), 1, plan=Plan(), horizon=20)
 
 
+LEFTWARD = [5.0, 0.0, 0.0]
+
+
 class _Corridor:
     """Cells 0 … 6, actions left, right, stay; reward in cell 5 alone: a world model that is right."""
 
@@ -111,6 +115,9 @@ class _Corridor:
         self.steps += 1
         return token, state
 
+    def act_on(self, hidden: Any) -> Policy:
+        return Policy(torch.tensor(LEFTWARD).expand(len(hidden), -1))
+
     def imagine(self, hidden: Any, action: Any) -> World:
         after = (hidden[..., 0].long() + torch.tensor([-1, 1, 0])[action]).clamp(0, 6)
         reward = (after == 5).float() + self.doubt * after
@@ -119,7 +126,7 @@ class _Corridor:
 
 def _planned(at: list[int], how: Plan, left: int, doubt: float = 0.0) -> list[int]:
     world, hidden = _Corridor(doubt), torch.tensor(at)[:, None].float()
-    policy = Policy(torch.tensor([[5.0, 0.0, 0.0]]).expand(len(at), -1))
+    policy = world.act_on(hidden)
     return plan(world, hidden, (hidden,), policy, how, torch.Generator().manual_seed(0), left=left).tolist()
 
 
@@ -127,11 +134,26 @@ def test_a_plan_looks_as_far_as_it_may() -> None:
     deep = Plan(width=27, depth=3)
     assert _planned([2, 3, 4, 5, 6], deep, 20) == [1, 1, 1, 2, 0]
     assert _planned([2, 4], deep, 1)[1] == 1
-    # out of reach all are equal, and the policy's order decides: mostly its favourite
+    # out of reach all are equal, and the policy decides: mostly its favourite
     assert np.mean(np.array(_planned([0] * 200, deep, 20)) == 0) > 0.95
     assert np.mean(np.array(_planned([2] * 200, deep, 2)) == 0) > 0.95
     # also where what is predicted for no reward is not quite 0
     assert np.mean(np.array(_planned([0] * 200, deep, 20, doubt=0.01)) == 0) > 0.95
+
+
+def test_where_no_plan_is_better_the_first_action_is_a_draw_from_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "LEFTWARD", [0.5, 1.0, 0.0])
+    share = torch.tensor(LEFTWARD).softmax(0).numpy()
+    found = np.bincount(_planned([0] * 4000, Plan(width=3, depth=4), 20), minlength=3) / 4000
+    assert found == pytest.approx(share, abs=0.03)
+
+
+def test_equal_beams_do_not_all_begin_alike() -> None:
+    """The reward is three steps away, where the beam is too narrow for every sequence; the policy knows no way."""
+    found = [_planned([2] * 100, Plan(width=width, depth=3), 20).count(1) / 100 for width in (1, 9)]
+    assert found[0] < 0.2 and found[1] > 0.4
 
 
 def test_a_narrow_beam_and_too_wide_a_one() -> None:
