@@ -24,7 +24,8 @@ METHODS = ("ad", "dicp", "dpt")
 ROOMS = {
     "darkroom": ("data.streams=40", "data.episodes=20", "model.context=80", "evaluate.episodes=40"),
     "dark-key-to-door": (
-        "data.streams=10", "data.episodes=20", "data.tasks=600", "model.context=150", "evaluate.episodes=20"
+        "data.streams=10", "data.episodes=20", "data.tasks=400", "model.context=150", "train.steps=600",
+        "evaluate.episodes=20", "evaluate.copies=3",
     ),
 }  # fmt: skip
 NOISE = {"clean": 0.0, "30 % random": 0.3}

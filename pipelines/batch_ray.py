@@ -25,7 +25,7 @@ from typing import Any
 
 from pipelines.batch_item import describe, open_predictor, perform
 from shared.distributed.pool import Event, cores, limit_threads
-from shared.errors import EnvironmentUnfit
+from shared.errors import EnvironmentUnfit, first_line
 from shared.io.strict_json import as_line
 
 OBJECT_STORE_BYTES = 160 * 2**20
@@ -144,7 +144,7 @@ def _ray(cpus: int) -> Iterator[Any]:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if cluster else private))
         except Exception as err:
             raise EnvironmentUnfit(
-                f"ray: does not start ({str(err).splitlines()[0] if str(err) else type(err).__name__}); "
+                f"ray: does not start ({first_line(err)}); "
                 "a running cluster or free memory wanted; use --engine local"
             ) from err
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.bundle import Bundle
-from shared.errors import ModelUnusable, UsageError, need
+from shared.errors import ModelUnusable, UsageError, named_line, need
 from shared.io.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def export(pipeline: Pipeline, model: Path, format_: str, output: Path) -> dict[
             with _silence():
                 free = _write(network, example, format_, draft)
         except (RuntimeError, ValueError, NotImplementedError) as err:
-            first = (str(err).strip().splitlines() or [""])[0][:150]
-            raise ModelUnusable(f"{output}: cannot be exported ({type(err).__name__}: {first})") from err
+            raise ModelUnusable(f"{output}: cannot be exported ({named_line(err)})") from err
         answer = _onnx_answer(draft) if format_ == "onnx" else _torch_answer(draft)
         difference, tolerance = _compare(network, answer, example, free)
         if not difference <= tolerance:

@@ -114,6 +114,18 @@ class Interrupted(SuiteError):
         self.exit_code = 128 + signum
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What a foreign error says first, for a line of ours; its type's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
+def named_line(error: BaseException) -> str:
+    """The same after its type's name, for errors that may be of any kind."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 def need(extra: str, *modules: str) -> None:
     """Raise `EnvironmentUnfit` with the install line if a module of an optional extra is absent."""
     from importlib.util import find_spec

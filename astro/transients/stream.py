@@ -28,7 +28,7 @@ from astro.transients.lightcurve import STATUSES, WAVELENGTHS
 from astro.transients.predict import TransientsPredictor
 from astro.transients.read import files_in
 from astro.transients.tables import AVRO, invalid
-from shared.errors import DataInvalid, Fault
+from shared.errors import DataInvalid, Fault, first_line
 from shared.io.atomic import atomic_path
 
 Delivery = Record | bytes | Path | str
@@ -160,9 +160,8 @@ class Stream:
                 for batch in file.iter_batches(_GROUP):
                     stream.histories |= {(each.survey, each.id): each for each in _histories(batch)}
         except (OSError, ValueError, pa.ArrowException) as err:
-            said = (str(err).splitlines() or [type(err).__name__])[0][:200]
             mend = "restore the file, or start anew from the alerts"
-            raise invalid(path, said, "a state that Stream.save wrote", mend) from None
+            raise invalid(path, first_line(err), "a state that Stream.save wrote", mend) from None
         return stream
 
 

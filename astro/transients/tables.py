@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from shared.errors import DataInvalid, Fault
+from shared.errors import DataInvalid, Fault, first_line
 
 if TYPE_CHECKING:
     from astropy.table import Table as AstropyTable
@@ -88,8 +88,9 @@ def load(path: Path) -> Table:
     except DataInvalid:
         raise
     except _DAMAGED as err:
-        said = (str(err).splitlines() or [type(err).__name__])[0]
-        raise invalid(path, f"cannot be read ({said})", "a whole table", "write or copy it again") from None
+        raise invalid(
+            path, f"cannot be read ({first_line(err)})", "a whole table", "write or copy it again"
+        ) from None
 
 
 def about_rows(path: Path) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotics.icrl.play import Played
-from shared.errors import EnvironmentUnfit, UsageError
+from shared.errors import EnvironmentUnfit, UsageError, named_line
 from shared.io.atomic import atomic_path
 
 Image = NDArray[np.uint8]
@@ -123,8 +123,7 @@ def _picture(batch: Any, name: str) -> Image:
     try:
         image = np.asarray(batch.render())
     except Exception as err:  # noqa: BLE001  MuJoCo and a user's environment may raise anything
-        said = f"{type(err).__name__}: {str(err).splitlines()[0][:120] if str(err) else 'no message'}"
-        raise UsageError(f"{name}: no film, it cannot be rendered ({said})") from None
+        raise UsageError(f"{name}: no film, it cannot be rendered ({named_line(err)})") from None
     if image.ndim != 3 or image.dtype != np.uint8:
         raise UsageError(
             f"{name}: no film, render_mode rgb_array gives no (height, width, 3) picture; mend its render"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
-from shared.errors import ModelUnusable, ResourcesExhausted, UsageError
+from shared.errors import ModelUnusable, ResourcesExhausted, UsageError, first_line
 from shared.io.atomic import atomic_path, atomic_write_json
 from shared.io.hashes import sha256_file
 from shared.training.injector import crash_point
@@ -177,7 +177,7 @@ def read_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as err:
-        raise ModelUnusable(f"{path}: not a checkpoint ({str(err).splitlines()[0]})") from err
+        raise ModelUnusable(f"{path}: not a checkpoint ({first_line(err)})") from err
     if not isinstance(content, dict):
         raise ModelUnusable(f"{path}: a {type(content).__name__}; a checkpoint wanted; use another file")
     return content

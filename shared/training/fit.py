@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from shared.config import RunConfig, TrainConfig
-from shared.errors import Diverged, Interrupted, ResourcesExhausted, UsageError
+from shared.errors import Diverged, Interrupted, ResourcesExhausted, UsageError, first_line
 from shared.progress import Progress
 from shared.tracking.ranks import is_leader
 from shared.training import hardware
@@ -199,7 +199,7 @@ def _memory(err: MemoryError | RuntimeError, train: TrainConfig) -> ResourcesExh
     if not wanted:
         return None
     return ResourcesExhausted(
-        f"out of memory in a training step ({text.splitlines()[0][:80] if text else 'no details'}); "
+        f"out of memory in a training step ({first_line(err, 80)}); "
         f"less per step wanted; lower train.batch_size={train.batch_size} and raise "
         f"train.accumulate={train.accumulate} by as much, choose smaller crops, or train.precision=bf16-mixed"
     )

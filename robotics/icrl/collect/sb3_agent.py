@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 
-from shared.errors import UsageError
+from shared.errors import UsageError, first_line
 from shared.training.seed import isolated_rng
 
 Array = NDArray[Any]
@@ -132,8 +132,9 @@ def learn(
             # Ends where the history does: what would be learned after its last step shows nowhere.
             agent.learn(steps * streams, callback=lambda *_: recorder.done < steps)
     except (TypeError, ValueError, AssertionError) as err:
-        said = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise UsageError(f"collector sb3, {algorithm}: {said}; correct data.options.settings") from err
+        raise UsageError(
+            f"collector sb3, {algorithm}: {first_line(err)}; correct data.options.settings"
+        ) from err
     finally:
         torch.set_num_threads(threads)
         recorder.close()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robotics.icrl.envs.base import Array, Broken, Step, Task
-from shared.errors import SuiteError
+from shared.errors import SuiteError, named_line
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -57,7 +57,7 @@ class GymBatch:
         except SuiteError as err:
             said = str(err)
         except Exception as err:  # noqa: BLE001  an environment of a user's may raise anything
-            said = f"{type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else 'no message'}"
+            said = named_line(err)
         self.broken[at[0]] = Broken(at[0], said[:300], int(self._episode[at]), int(self._step[at]))
         return None
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from robotics.icrl.envs.base import Family, Floats, Split
 from robotics.icrl.envs.gym_batch import GymBatch
-from shared.errors import SuiteError, UsageError, need
+from shared.errors import SuiteError, UsageError, named_line, need
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -122,7 +122,7 @@ class GymFamily(Family[GymTask]):
             return gymnasium.make(self.env_id, disable_env_checker=True, **limit, **keys)
         except Exception as err:
             raise UsageError(
-                f"{self.env_id} with {_short(keys)}: {_line(err)}; keyword arguments it takes wanted"
+                f"{self.env_id} with {_short(keys)}: {named_line(err)}; keyword arguments it takes wanted"
             ) from err
 
 
@@ -140,8 +140,8 @@ def _limit_of(env_id: str) -> int:
         found = gymnasium.spec(name).max_episode_steps
     except Exception as err:
         raise UsageError(
-            f"environment {env_id}: {_line(err)}; an id that gymnasium knows, or module:id of an installed module, "
-            "wanted"
+            f"environment {env_id}: {named_line(err)}; an id that gymnasium knows, or module:id of an installed "
+            "module, wanted"
         ) from err
     if found is None:
         raise UsageError(f"{env_id}: no time limit; `horizon:`, the steps of an episode at most, wanted")
@@ -169,7 +169,9 @@ def _probed(env: Any, env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     except SuiteError:
         raise
     except Exception as err:
-        raise UsageError(f"{env_id}: {_line(err)} in a first step; one that works wanted; mend it") from err
+        raise UsageError(
+            f"{env_id}: {named_line(err)} in a first step; one that works wanted; mend it"
+        ) from err
     finally:
         env.close()
     return spaces
@@ -211,8 +213,3 @@ def _plain(space: Mapping[str, Any]) -> str:
 
 def _short(keys: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in keys.items())[:80] or "no arguments"
-
-
-def _line(err: Exception) -> str:
-    text = str(err).strip()
-    return f"{type(err).__name__}: {text.splitlines()[0][:160]}" if text else type(err).__name__

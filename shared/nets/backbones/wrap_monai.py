@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shared.errors import UsageError, need
+from shared.errors import UsageError, first_line, need
 from shared.nets.backbones.pyramid import FeatureInfo
 from shared.nets.layout import Size
 from shared.nets.registry import nearest
@@ -142,7 +142,7 @@ class MonaiBackbone(nn.Module):
         try:
             return function(x)
         except ValueError as err:  # what MONAI says of sizes that it cannot halve often enough
-            reason = str(err).splitlines()[0]
+            reason = first_line(err)
             raise UsageError(
                 f"backbone: monai:{type(self.net).__name__}: {reason}; give such inputs"
             ) from err
@@ -226,5 +226,4 @@ def _built(where: str, make: Any, options: dict[str, Any]) -> Any:
     try:
         return make(**options)
     except (TypeError, ValueError, AssertionError, ImportError, RuntimeError) as err:
-        reason = (str(err).strip() or type(err).__name__).splitlines()[0]
-        raise UsageError(f"{where}: {reason}; mend its options {options}") from err
+        raise UsageError(f"{where}: {first_line(err)}; mend its options {options}") from err
