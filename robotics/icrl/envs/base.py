@@ -94,6 +94,9 @@ class Family(ABC, Generic[T]):
     best_is: str = "the optimum"
     """what a normalised return of 1 stands for"""
 
+    def ready(self) -> None:
+        """Raises `EnvironmentUnfit` where what its tasks are played with is not installed."""
+
     @property
     @abstractmethod
     def observation_space(self) -> dict[str, Any]:
@@ -141,8 +144,9 @@ class Family(ABC, Generic[T]):
         return None
 
     def labels(self, task: T, obs: Array, rewards: Array, starts: NDArray[np.bool_]) -> Array | None:
-        """(N, T[, A]) best action at each step of (N, T) histories; None where no one knows it."""
-        return None
+        """(N, T[, A]) best action at each step of (N, T) histories: the expert's; None where no one knows it."""
+        expert = self.expert(task)
+        return None if expert is None else expert(obs)
 
     def plane(self, task: T) -> Plane | None:
         """None where nothing can be drawn from above."""
@@ -167,6 +171,12 @@ class Broken:
     def __str__(self) -> str:
         where = f"episode {self.episode}, step {self.step}: " if self.episode else ""
         return f"{where}{self.said}"
+
+
+def box(numbers: int, limit: float | None = None) -> dict[str, Any]:
+    """Reals up to `limit`, up and down, as a store describes them."""
+    low = None if limit is None else -limit
+    return {"kind": "box", "shape": [numbers], "dtype": "float32", "low": low, "high": limit}
 
 
 def shuffled(count: int, seed: int, share: float, split: Split) -> list[int]:

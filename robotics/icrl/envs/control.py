@@ -13,9 +13,9 @@ The lists of tasks and their splits are ours [R] and never change: 200 of each (
 ``<family>-dynamics`` each also has gravity ±10 % and a viscosity (as Vintix varies them, arXiv 2501.19400) and damping.
 A task file may name tasks that are on no list.
 
-What normalises a return is computed by playing `EPISODES` episodes from fixed seeds: uniformly random actions (0) and,
-in reacher, the expert (1). The others have no expert: there 1 is what cannot be passed (a return of 0, half-cheetah and
-pusher), or a scale (1 m/s, ant).
+What normalises a return is computed by playing episodes from fixed seeds (`reference`): uniformly random actions (0)
+and, in reacher, the expert (1). The others have no expert: there 1 is what cannot be passed (a return of 0,
+half-cheetah and pusher), or a scale (1 m/s, ant).
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robotics.icrl.envs.base import Array, Family, Floats, Plane, Split, shuffled
+from robotics.icrl.envs.base import Array, Family, Floats, Plane, Split, box, shuffled
 from robotics.icrl.envs.gym_batch import GymBatch
 from robotics.icrl.envs.reacher import LINKS, draw_arm, fingertip, pull
+from robotics.icrl.envs.reference import reference
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
 COUNT, TRAIN_SHARE, SPLIT_SEED = 200, 0.9, 0
-EPISODES = 16
-"""Played for each reference return."""
-_FIRST_SEED = 1_000_000
 DYNAMICS: Mapping[str, tuple[float, float]] = {
     "gravity": (0.0, 2.0),
     "viscosity": (0.0, 1.0),
@@ -89,12 +87,11 @@ class ControlFamily(Family[ControlTask]):
 
     @property
     def observation_space(self) -> dict[str, Any]:
-        return {"kind": "box", "shape": [self.numbers], "dtype": "float32", "low": None, "high": None}
+        return box(self.numbers)
 
     @property
     def action_space(self) -> dict[str, Any]:
-        low, high = -self.limit, self.limit
-        return {"kind": "box", "shape": [self.actions], "dtype": "float32", "low": low, "high": high}
+        return box(self.actions, self.limit)
 
     def __len__(self) -> int:
         return COUNT
@@ -149,23 +146,17 @@ class ControlFamily(Family[ControlTask]):
     # ------------------------------------------------------------ what is known of the tasks
 
     def chance(self, chosen: Sequence[ControlTask]) -> Floats:
-        return np.array([_reference(self, task.goal, task.dynamics, False) for task in chosen])
+        return np.array([reference(task) for task in chosen])
 
     def best(self, chosen: Sequence[ControlTask]) -> Floats:
         if self.kind == "reacher":
-            return np.array([_reference(self, task.goal, task.dynamics, True) for task in chosen])
+            return np.array([reference(task, expert=True) for task in chosen])
         walked = self.horizon * 1.0 if self.kind == "ant" else 0.0
         return np.full(len(chosen), walked)
 
     def expert(self, task: ControlTask) -> Callable[[Array], Array] | None:
         """(…, O) observations → (…, A) actions of one who knows the goal; None where there is none."""
         return (lambda obs: pull(obs, task.goal)) if self.kind == "reacher" else None
-
-    def labels(
-        self, task: ControlTask, obs: Array, rewards: Array, starts: NDArray[np.bool_]
-    ) -> Array | None:
-        expert = self.expert(task)
-        return None if expert is None else expert(obs)
 
     # ------------------------------------------------------------ pictures
 
@@ -207,24 +198,6 @@ def _listed(room: ControlFamily) -> list[tuple[tuple[float, ...], tuple[tuple[st
             continue
         found.append((goal, varied if room.varied else ()))
     return found
-
-
-@cache
-def _reference(
-    room: ControlFamily, goal: tuple[float, ...], dynamics: tuple[tuple[str, float], ...], expert: bool
-) -> float:
-    """Mean return of `EPISODES` episodes, from seeds that no other play uses."""
-    task = ControlTask(room, COUNT, goal, dynamics)
-    chosen, draw = room.expert(task) if expert else None, np.random.default_rng(0)
-    env, total = room.make(task), 0.0
-    for episode in range(EPISODES):
-        obs, over = env.reset(seed=_FIRST_SEED + episode)[0], False
-        while not over:
-            act = draw.uniform(-room.limit, room.limit, room.actions) if chosen is None else chosen(obs)
-            obs, reward, ended, cut, _ = env.step(act.astype(np.float32))
-            total, over = total + float(reward), ended or cut
-    env.close()
-    return total / EPISODES
 
 
 def _families() -> list[ControlFamily]:
