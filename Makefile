@@ -1,11 +1,13 @@
 # make brats-seg   set up everything, then train, evaluate and report on the embedded sample
 # make test        set up everything, then run the tests
+# make metaworld   an environment of its own, .venv-metaworld, since Meta-World pins another MuJoCo than constraints.txt
 # Variables: EXTRAS (which domains), TORCH_INDEX (where torch comes from; default: pip's own index), PYTHON, VENV.
 
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= medical,timeseries,robotics,astro,nets,scale,export,dev
 TORCH_INDEX ?=
+CONSTRAINTS ?= constraints.txt
 BIN    := $(VENV)/bin
 comma  := ,
 STAMP  := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(TORCH_INDEX),-$(shell echo $(TORCH_INDEX) | cksum | cut -c-8))
@@ -13,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 INDEX  := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),)
 TORCH_PIN := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
-.PHONY: setup brats-seg test check full bench clean
+.PHONY: setup metaworld brats-seg test check full bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -27,10 +29,15 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall --quiet --yes torch)
 	@$(PIP) $(INDEX) "$(TORCH_PIN)"
 	@echo "[3/4] the pinned rest for: $(EXTRAS) (a few minutes the first time)"
-	@$(PIP) -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(PIP) -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
 	@echo "[4/4] check"
 	@$(BIN)/pipelines doctor
 	@touch $@
+
+metaworld:
+	@mkdir -p .venv-metaworld
+	@sed '/^mujoco/d' constraints.txt > .venv-metaworld/constraints.txt
+	@$(MAKE) --no-print-directory setup VENV=.venv-metaworld EXTRAS=metaworld,dev CONSTRAINTS=.venv-metaworld/constraints.txt
 
 brats-seg: setup
 	$(BIN)/pipelines run brats-seg

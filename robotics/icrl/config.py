@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from robotics.icrl.envs import names
 from robotics.icrl.models.config import ModelConfig, Plan
 from robotics.icrl.models.spaces import Spaces
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
 
-Room = Literal[
-    "darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door",
-    "reacher", "half-cheetah", "ant", "pusher",
-    "reacher-dynamics", "half-cheetah-dynamics", "ant-dynamics", "pusher-dynamics",
-]  # fmt: skip
-DARK = ("darkroom", "darkroom-permuted", "darkroom-large", "dark-key-to-door")
-_GRIDS_ONLY = (DARK, "it knows the dark grids only", "noise-distillation, sb3 or random")
+
+def _known(name: str) -> str:
+    if name not in names.ROOMS:
+        raise PydanticCustomError("room", "{others} wanted", {"others": names.others(name)})
+    return name
+
+
+Room = Annotated[str, AfterValidator(_known)]
+_GRIDS_ONLY = (names.DARK, "it knows the dark grids only", "noise-distillation, sb3 or random")
 KNOWN: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "explorer": (
         ("darkroom", "darkroom-large"), "it knows rooms with one goal", "noise-distillation, sb3 or random"
     ),
     "population": _GRIDS_ONLY,
     "q-learning": _GRIDS_ONLY,
-    "noise-distillation": ((*DARK, "reacher", "reacher-dynamics"), "no expert is known there", "sb3 or random"),
+    "noise-distillation": (names.EXPERTS, "no expert is known there", "sb3 or random"),
 }  # fmt: skip
 """Of collectors that do not know every family: those they know, why, and what to choose in continuous control."""
 
@@ -120,6 +124,6 @@ class IcrlConfig(RunConfig):
         if data.path is None and data.collector in KNOWN:
             rooms, what, others = KNOWN[data.collector]
             if data.env not in rooms:
-                others = "another" if data.env in DARK else others
+                others = "another" if data.env in names.DARK else others
                 raise ValueError(f"data.collector: {data.collector} in {data.env}; {what}; choose {others}")
         return self

@@ -68,10 +68,11 @@ def check(config: IcrlConfig) -> list[Fault]:
 
 
 def infer(config: IcrlConfig) -> dict[str, Any]:
-    """The completed keys of ``data``."""
+    """The completed keys of ``data``. Raises `EnvironmentUnfit` where the family's tasks cannot be played here."""
     path, env = config.data.path, str(config.data.env)
     if path is not None and path.suffix.lower() not in SUFFIXES:
         env = family(Store(path).meta.env_id).name
+    family(env).ready()
     return {"env": env, "spaces": spaces_of(env)}
 
 
