@@ -135,6 +135,7 @@ def rows_of(chosen: Sequence[Task], rounds: Sequence[Played], by_task: Floats) -
         params = {
             key: " ".join(map(str, value)) if isinstance(value, list) else value
             for key, value in task.params.items()
+            if key != "index"  # where a task has no other parameters
         }
         rows.append(
             {
