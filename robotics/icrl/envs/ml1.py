@@ -145,9 +145,8 @@ class ML1Family(Family[ML1Task]):
 
         def act(obs: Array) -> Array:
             seen = np.asarray(obs, float)
-            with (
-                warnings.catch_warnings()
-            ):  # it asks for more than 1, and says each time that this is too much
+            with warnings.catch_warnings():
+                # it asks for more than 1, and says each time that this is too much
                 warnings.simplefilter("ignore")
                 rows = [
                     policy.get_action(np.concatenate([one, unseen, goal])) for one in seen.reshape(-1, width)
