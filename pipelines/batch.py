@@ -35,7 +35,7 @@ WINDOW_BAR_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Summary:
-    """What a batch came to; `as_dict` is what ``--json`` prints."""
+    """What a batch came to; `as_dict` is what ``--json`` prints. `incomplete` items are ok but for parts of them."""
 
     items: int
     ok: int
@@ -44,15 +44,16 @@ class Summary:
     seconds: float
     manifest: str
     output: str
+    incomplete: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self.__slots__}
 
 
 def exit_code(summary: Summary) -> int:
-    """0 all fine, 4 some failed, 5 all failed."""
+    """0 all fine, 4 some or parts of some failed, 5 all failed."""
     if not summary.failed:
-        return 0
+        return 4 if summary.incomplete else 0
     return 5 if summary.failed == summary.items else 4
 
 
@@ -107,6 +108,7 @@ def predict_batch(
         seconds=round(time.monotonic() - began, 2),
         manifest=str(folder.manifest),
         output=str(output),
+        incomplete=batch.incomplete,
     )
 
 
@@ -188,6 +190,8 @@ class _Batch:
     ok: int = 0
     failed: int = 0
     skipped: int = 0
+    incomplete: int = 0
+    """Items that came out, with parts that could not be: ``failed_count`` and ``failed`` of their summaries"""
     failures: list[str] = field(default_factory=list)
     _drafts: dict[int, Path] = field(default_factory=dict)
     _bars: dict[int, Task] = field(default_factory=dict)
@@ -271,10 +275,18 @@ class _Batch:
             with self.signals.held():
                 self.folder.place(line, name, draft, overwrite=self.overwrite)
                 self.ok += 1
+                self._note_parts(outcome["summary"])
                 self._advance(item)
         except ItemError as err:
             shutil.rmtree(draft, ignore_errors=True)
             self._fail(item, fault_mapping(err.fault), outcome["inputs"], outcome["seconds"])
+
+    def _note_parts(self, summary: Mapping[str, Any]) -> None:
+        if not summary.get("failed_count"):
+            return
+        self.incomplete += 1
+        said = summary.get("failed", [])
+        self.failures += said.values() if isinstance(said, Mapping) else said
 
     def _fail(
         self, item: Item, error: Mapping[str, Any], inputs: Sequence[Any] = (), seconds: float = 0.0
@@ -284,8 +296,7 @@ class _Batch:
         with self.signals.held():
             self.folder.append(line)
             self.failed += 1
-            if len(self.failures) < SHOWN_FAILURES:
-                self.failures.append(str(error["message"]))
+            self.failures.append(str(error["message"]))
             self._advance(item)
 
     def _line(self, item: Item, status: str, inputs: Sequence[Any], seconds: float) -> dict[str, Any]:
@@ -316,13 +327,17 @@ class _Batch:
         self._bars[index].update(done)
 
     def tell_failures(self, say: Say) -> None:
-        if not self.failed:
+        if not self.failed + self.incomplete:
             return
-        say(f"{self.failed} of {len(self.items)} items failed:")
-        for message in self.failures:
+        if not self.failed:
+            say(f"parts of {self.incomplete} of {len(self.items)} items failed:")
+        else:
+            more = f", and parts of {self.incomplete} more," if self.incomplete else ""
+            say(f"{self.failed} of {len(self.items)} items{more} failed:")
+        for message in self.failures[:SHOWN_FAILURES]:
             say(f"  {message}")
-        if self.failed > len(self.failures):
-            say(f"  … and {self.failed - len(self.failures)} more in {self.folder.manifest}")
+        if (unsaid := len(self.failures) - SHOWN_FAILURES) > 0:
+            say(f"  … and {unsaid} more in {self.folder.manifest}")
 
 
 def _version() -> str:

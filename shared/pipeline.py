@@ -82,7 +82,8 @@ class Predictor(ABC):
 
     @abstractmethod
     def write(self, result: Any, folder: Path) -> dict[str, Any]:
-        """Write the result's files into the empty `folder`; return a short summary for the manifest.
+        """Write the result's files into the empty `folder`; return a short summary for the manifest. What could not be
+        done of an item (a task, a series) is its ``failed``, messages in a list or by name, and ``failed_count``.
 
         The caller moves the files to their place afterwards, so nothing half-written is ever seen.
         """

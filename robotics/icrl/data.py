@@ -22,6 +22,7 @@ from robotics.icrl.envs.base import Task
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.lhf import Rule, Scores, score
 from robotics.icrl.models.batch import Arrays, Window, of_histories
+from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Store, store_files
 from robotics.icrl.store_check import check as check_store
@@ -74,6 +75,27 @@ def infer(config: IcrlConfig) -> dict[str, Any]:
         env = family(Store(path).meta.env_id).name
     family(env).ready()
     return {"env": env, "spaces": spaces_of(env)}
+
+
+def history_steps(config: IcrlConfig) -> int:
+    """Steps of a history that are used."""
+    data = config.data
+    if data.path is None:
+        steps = data.episodes * family(data.env).horizon
+    else:
+        store = Store(data.path)
+        steps = store.read(store.tasks[0]).steps
+    return max(1, round(steps * data.first))
+
+
+def fitting(config: IcrlConfig) -> ModelConfig:
+    """The model with a context no longer than histories are: a network that never saw so long a one in training plays
+    worse in it than in the one it knows. `legacy` windows have one length; there it is refused later."""
+    model, path = config.model, config.data.path
+    if model.legacy or (path is not None and path.suffix.lower() in SUFFIXES):
+        return model
+    context = min(model.context, max(2, history_steps(config)))
+    return model.model_copy(update={"context": context, "keep": model.keep if model.keep < context else 0})
 
 
 def spaces_of(env: str) -> Spaces:
@@ -223,6 +245,8 @@ class IcrlData(pl.LightningDataModule):
             source = str(data.path)
             items = sum(len(self.store.numbers(index)) for each in parts.values() for index in each)
             notes = [f"collected by {self.store.meta.algorithm}: {items} histories of {count} tasks"]
+        if self.config.model.context == history_steps(self.config):
+            notes.append(f"context of {self.config.model.context} steps, all that a history has")
         notes.append(f"{data.env}: {len(parts['train'])} tasks to train on, {len(parts['val'])} to validate")
         return DataFacts(source, self.fingerprint(), items, tuple(notes))
 

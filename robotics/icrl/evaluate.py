@@ -166,7 +166,7 @@ def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: P
     names = ("Worst", "Median", "Best") if len(rows) == 3 else ("Task",) * len(rows)
     titles = [f"{name}: task {one.tasks[row].index}" for name, row in zip(names, rows)]
     found = {
-        f"Normalised return by episode on tasks never trained on: 0 is random play, 1 is {one.family.best_is}. Band: "
+        f"Normalised return by episode: 0 is random play, 1 is {one.family.best_is}. Band: "
         "95 % interval of the mean over seeds; grey: single tasks.": save_png(
             curve_figure(by_seed, by_task, band, one.family.best_is), out / "1-curve.png"
         ),
@@ -180,9 +180,24 @@ def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: P
     return found
 
 
+def trained_on(config: IcrlConfig, chosen: Sequence[Task]) -> list[int]:
+    """Numbers of the tasks that belong to the training part of the model's own family."""
+    if chosen[0].family.name != config.data.env:
+        return []
+    known = {task.index for task in tasks(config.data.env, "train")}
+    return [task.index for task in chosen if task.index in known]
+
+
 def _notes(config: IcrlConfig, chosen: Sequence[Task], metrics: dict[str, float]) -> list[str]:
     wanted = config.evaluate
-    notes = [
+    notes = []
+    if seen := trained_on(config, chosen):
+        some = ", ".join(map(str, seen[:20])) + (" …" if len(seen) > 20 else "")
+        notes.append(
+            f"{len(seen)} of the {len(chosen)} tasks are of the training part ({some}): what is earned there is not "
+            "what the model earns in new ones."
+        )
+    notes += [
         f"{len(chosen)} tasks of {chosen[0].family.name}, each played {wanted.copies} times with each of "
         f"{wanted.seeds} seeds, {wanted.episodes} episodes in one context; weights are never updated, actions are "
         + ("the likeliest" if config.predict.greedy else "drawn from the policy"),

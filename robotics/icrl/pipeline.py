@@ -36,9 +36,10 @@ class Icrl(Pipeline):
         return check(config)
 
     def complete(self, config: IcrlConfig) -> IcrlConfig:
-        from robotics.icrl.data import infer
+        from robotics.icrl.data import fitting, infer
 
-        return config.model_copy(update={"data": config.data.model_copy(update=infer(config))})
+        config = config.model_copy(update={"data": config.data.model_copy(update=infer(config))})
+        return config.model_copy(update={"model": fitting(config)})
 
     def data(self, config: IcrlConfig) -> pl.LightningDataModule:
         from robotics.icrl.data import IcrlData

@@ -32,7 +32,7 @@ def plan(
     left: int,
 ) -> Tensor:
     """An action for each of B contexts: `hidden` (B, d) at their last token, `state` after it, `left` steps of the
-    episode (one number for all: episodes in step with each other)."""
+    episode (one number for all: episodes in step with each other). Without `random` equals go by their likelihood."""
     if not network.spaces.actions:
         return _best_sample(network, hidden, policy, how, random)
     count, acts = len(hidden), network.spaces.actions
@@ -67,7 +67,9 @@ def plan(
 
 
 def _gumbel(like: Tensor, random: torch.Generator | None) -> Tensor:
-    """Drawn on the CPU, so that a seed means the same everywhere."""
+    """Drawn on the CPU, so that a seed means the same everywhere; 0 without `random`."""
+    if random is None:
+        return torch.zeros_like(like)
     return -torch.empty(like.shape, dtype=torch.float64).exponential_(generator=random).log().to(like.device)
 
 
@@ -129,7 +131,9 @@ def _gain(network: Any, world: Any) -> Tensor:
 
 
 def _order(logits: Tensor, random: torch.Generator | None) -> Tensor:
-    """(B, A) all actions, in an order drawn from the policy without replacement."""
+    """(B, A) all actions, in an order drawn from the policy without replacement; without `random` by likelihood."""
+    if random is None:
+        return logits.sort(dim=-1, descending=True, stable=True).indices
     share = logits.double().softmax(-1).clamp(min=1e-12).cpu()
     return torch.multinomial(share, share.shape[1], generator=random).to(logits.device)
 
@@ -155,7 +159,8 @@ def _width(how: Plan, acts: int, depth: int) -> int:
 def _best_sample(
     network: Any, hidden: Tensor, policy: Any, how: Plan, random: torch.Generator | None
 ) -> Tensor:
-    tried = [policy.mean, *(policy.sample(random) for _ in range(how.samples - 1))]
+    draws = 0 if random is None else how.samples - 1
+    tried = [policy.mean, *(policy.sample(random) for _ in range(draws))]
     limit = network.spaces.action_limit
     actions = torch.stack(tried, 1).clamp(-limit, limit)  # (B, samples, A)
     world = network.imagine(hidden[:, None].expand(-1, actions.shape[1], -1), actions)

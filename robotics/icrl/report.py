@@ -24,7 +24,7 @@ SHOWN_EPISODES = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50, 75, 100)
 
 def add_sections(report: Report, config: IcrlConfig, evaluation: Evaluation) -> None:
     """The curve first, then tasks, pictures, notes and limits."""
-    report.heading("Learning in context, on tasks never trained on")
+    report.heading("Learning in context")
     curve = getattr(evaluation, "curve", [])
     rows = [
         {

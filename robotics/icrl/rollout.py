@@ -82,7 +82,7 @@ class _Player:
         policy = net.act_on(hidden)
         if self.plan is None:
             return policy.sample(random, greedy)
-        return plan(net, hidden, self.state, policy, self.plan, random, left=left)
+        return plan(net, hidden, self.state, policy, self.plan, None if greedy else random, left=left)
 
 
 class _LegacyPlayer:
@@ -100,7 +100,7 @@ class _LegacyPlayer:
         full = context.shape[1] == net.config.context - 1
         if self.plan is None or not full:
             return policy.sample(random, greedy)
-        return legacy_plan(net, context, obs, policy, self.plan, random, left=left)
+        return legacy_plan(net, context, obs, policy, self.plan, None if greedy else random, left=left)
 
     def saw(self, obs: Tensor, action: Tensor, reward: Tensor, after: Tensor) -> None:
         one = self.network.transitions(obs, action, reward, after)[:, None]
@@ -183,6 +183,12 @@ class _Run:
             return torch.full((self.batch,), spaces.actions, device=self.device)
         return torch.full((self.batch, spaces.action_numbers), torch.nan, device=self.device)
 
+    def _playing(self, number: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B,) copies with episodes to play, `number` done; where theirs end apart, a plan looks as far as any has."""
+        broken = list(getattr(self.environments, "broken", {}))
+        task = np.arange(self.batch) // (self.batch // self.environments.shape[0])
+        return (number < self.episodes) & ~np.isin(task, broken)
+
     def play(self) -> Rollout:
         spaces, shape = self.network.spaces, tuple(self.environments.shape)
         obs = self._tensor(self.environments.reset())
@@ -191,7 +197,7 @@ class _Run:
         number, place = np.zeros(self.batch, np.int64), np.zeros(self.batch, np.int64)
         returns, logs = np.zeros((self.batch, self.episodes)), _Logs()
         while number.min() < self.episodes:
-            left = max(self.horizon - int(place.min()), 1)  # where episodes end apart, the most that any has
+            left = max(self.horizon - int(place[self._playing(number)].min(initial=self.horizon)), 1)
             if self.legacy:
                 action = self.player.act(obs, self.random, self.greedy, left)
             else:

@@ -18,7 +18,7 @@ from robotics.icrl.models.batch import Window
 from robotics.icrl.play import play
 from shared.training.fit import FitResult
 from shared.training.fit import fit as general_fit
-from shared.training.optim import optimizer_config
+from shared.training.optim import no_decay, optimizer_config
 
 if TYPE_CHECKING:
     from robotics.icrl.data import IcrlData
@@ -63,9 +63,10 @@ class IcrlTask(pl.LightningModule):
         self.log_dict(means, prog_bar=False)
 
     def configure_optimizers(self) -> Any:
-        """No weight decay on norms and biases, but in `legacy`; betas as published."""
-        small = [p for p in self.network.parameters() if p.ndim < 2]
-        large = [p for p in self.network.parameters() if p.ndim >= 2]
+        """No weight decay on norms, biases and what mixers spare, but in `legacy`; betas as published."""
+        spared = no_decay(self.network)
+        small = [p for p in self.network.parameters() if p.ndim < 2 or id(p) in spared]
+        large = [p for p in self.network.parameters() if p.ndim >= 2 and id(p) not in spared]
         groups: list[dict[str, Any]] = [{"params": large}, {"params": small, "weight_decay": 0.0}]
         if self.config.model.legacy:
             groups = [{"params": list(self.network.parameters())}]
@@ -76,9 +77,5 @@ class IcrlTask(pl.LightningModule):
 
 def fit(config: IcrlConfig, task: IcrlTask, data: IcrlData, context: Any) -> FitResult:
     """The general training, on what was collected."""
-    if data.length < config.model.context:
-        context.say(
-            f"context {config.model.context} is longer than the histories: windows of {data.length} steps"
-        )
     task.learn_from(data)
     return general_fit(config, task, data, context)

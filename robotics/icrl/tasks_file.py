@@ -28,15 +28,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from robotics.icrl.envs.base import Family, Task
+from robotics.icrl.envs.base import Family, Task, whole_numbers
 from robotics.icrl.envs.families import family
 from robotics.icrl.envs.user import GymFamily, is_own
 from shared.errors import Fault, ItemError, SuiteError, UsageError
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 MAX_BYTES = 1_000_000
-MAX_STEPS = 50_000_000
-"""Of all tasks, copies and episodes of a file together."""
+MAX_STEPS, MAX_REQUEST_STEPS = 50_000_000, 200_000
+"""Of all tasks, copies and episodes of a file together, and of a served request, which keeps others waiting."""
 WHOLE = ("episodes", "copies", "seed")
 OWN = ("horizon", "random", "optimum")
 """Of an environment of one's own."""
@@ -95,21 +95,35 @@ def parse(text: str, source: Path | str, env: str, suffix: str = ".yaml", *, own
         raise ItemError.of(faults[0])
     result = TaskFile(found, whole["episodes"], whole["copies"], whole["seed"], faults)
     total = len(found) * (result.copies or 1) * (result.episodes or 1) * room.horizon
-    if total > MAX_STEPS:
-        raise ItemError(source, f"{total:,} steps in all", f"at most {MAX_STEPS:,}", "split it")
+    most = MAX_STEPS if own else MAX_REQUEST_STEPS
+    if total > most:
+        raise ItemError(source, f"{total:,} steps in all", f"at most {most:,}", "split it")
     return result
 
 
 def _tasks(room: Family[Any], rows: Sequence[Any], source: Path | str) -> tuple[list[Task], list[Fault]]:
     found: list[Task] = []
     faults: list[Fault] = []
+    numbers: set[int] = set()
     for number, row in enumerate(rows):
         try:
-            found.append(_task(room, number, row))
+            task = _task(room, number, row)
+            if task.index in numbers:
+                raise UsageError(f"{_plain(row)}: is there already; each task once, and `copies` for more")
+            numbers.add(task.index)
+            found.append(task)
         except (UsageError, TypeError, ValueError) as err:
-            said = str(err) if isinstance(err, SuiteError) else f"{str(row)[:60]} is no task"
+            said = str(err) if isinstance(err, SuiteError) else f"{_plain(row)} is no task"
             faults.append(Fault(source, said, "", "correct it", f"tasks[{number}]"))
     return found, faults
+
+
+def _plain(row: Any) -> str:
+    return (
+        ", ".join(f"{key} {value}" for key, value in row.items())[:60]
+        if isinstance(row, Mapping)
+        else str(row)[:60]
+    )
 
 
 def _task(room: Family[Any], number: int, row: Any) -> Task:
@@ -119,7 +133,10 @@ def _task(room: Family[Any], number: int, row: Any) -> Task:
     if not isinstance(row, Mapping):
         raise UsageError(f"task {str(row)[:60]}: not a mapping; parameters such as goal: [4, 2] wanted")
     if set(row) == {"index"}:
-        return room.task(int(row["index"]))  # type: ignore[no-any-return]
+        numbers = whole_numbers("index", row["index"])
+        if len(numbers) != 1:
+            raise UsageError(f"index {row['index']}: one whole number wanted")
+        return room.task(numbers[0])  # type: ignore[no-any-return]
     task = room.find(row)
     return replace(task, index=len(room) + number) if task.index >= len(room) else task
 
@@ -183,7 +200,9 @@ def _mapping(text: str, source: Path | str, suffix: str) -> dict[str, Any]:
 
 def _table(text: str, source: Path | str) -> dict[str, Any]:
     try:
-        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+        table = csv.DictReader(io.StringIO(text), strict=True)
+        table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+        rows = list(table)
     except csv.Error as err:
         raise ItemError(source, f"not CSV ({err})", "a table of tasks", "correct it") from None
     content: dict[str, Any] = {"tasks": []}
@@ -191,7 +210,7 @@ def _table(text: str, source: Path | str) -> dict[str, Any]:
         if None in row or None in row.values():
             raise ItemError(source, f"row {number + 2} of another width", "as many cells as names", "mend it")
         for name in ("env", *WHOLE, *OWN):
-            value = row.pop(name, None)
+            value = (row.pop(name, None) or "").strip() or None
             if content.setdefault(name, value) != value:
                 raise ItemError(source, f"{name} {content[name]} and {value}", "one", "split the file", name)
         content["tasks"].append({key: _cell(value) for key, value in row.items() if value.strip()})
@@ -199,10 +218,13 @@ def _table(text: str, source: Path | str) -> dict[str, Any]:
 
 
 def _cell(text: str) -> Any:
-    """``4 2`` → [4, 2], ``17`` → 17, ``0.1 -0.05`` → [0.1, -0.05]; other text as it is."""
+    """``4 2``, ``4,2`` and ``[4, 2]`` → [4, 2], ``17`` → 17, ``0.1 -0.05`` → [0.1, -0.05]; other text as it is."""
+    parts = text.strip(" []()").replace(",", " ").split()
     try:
-        numbers = [int(part) if part.lstrip("+-").isdigit() else float(part) for part in text.split()]
+        numbers = [int(part) if part.lstrip("+-").isdigit() else float(part) for part in parts]
     except ValueError:
+        return text
+    if not numbers:
         return text
     return numbers if len(numbers) > 1 else numbers[0]
 

@@ -102,6 +102,10 @@ def _rendered(played: Played, wanted: set[int]) -> list[Image]:
         batch.close()
     if not found:
         raise UsageError(f"{task.family.name}: no film; {batch.broken.get(0, 'nothing to show')}")
+    if len(sizes := {picture.shape for picture in found}) > 1:
+        raise UsageError(
+            f"{task.family.name}: no film, its pictures differ in size ({sorted(sizes)[:2]}); mend its render"
+        )
     return found
 
 

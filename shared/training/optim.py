@@ -35,14 +35,19 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def decay_groups(module: torch.nn.Module, parameters: list[Any]) -> list[Any]:
-    """`parameters`, or two groups of them where parts of `module` name some of their own in `no_decay` (a set): those
-    get no weight decay, such as the decay rates of a state-space model."""
-    spared = {
+def no_decay(module: torch.nn.Module) -> set[int]:
+    """`id`s of the parameters that parts of `module` name in `no_decay` (a set), such as the decay rates of a
+    state-space model."""
+    return {
         id(getattr(part, name))
         for part in module.modules()
         for name in getattr(part, "no_decay", frozenset())
     }
+
+
+def decay_groups(module: torch.nn.Module, parameters: list[Any]) -> list[Any]:
+    """`parameters`, or two groups of them where `no_decay` names some: those get no weight decay."""
+    spared = no_decay(module)
     if not any(id(p) in spared for p in parameters):
         return parameters
     groups = {spare: [p for p in parameters if (id(p) in spared) is spare] for spare in (False, True)}

@@ -54,7 +54,8 @@ def test_results_and_manifest(
 ) -> None:
     output = tmp_path / "out"
     summary = predict_batch(TARGET, model, [texts], output)
-    assert set(summary.as_dict()) == {"items", "ok", "failed", "skipped", "seconds", "manifest", "output"}
+    keys = {"items", "ok", "failed", "skipped", "seconds", "manifest", "output", "incomplete"}
+    assert set(summary.as_dict()) == keys
     assert counts(summary) == (3, 3, 0, 0)
     assert exit_code(summary) == 0
     made = files(output)
@@ -268,6 +269,14 @@ def test_all_failed_is_five(model: Path, tmp_path: Path) -> None:
     assert exit_code(summary) == 5
     assert said[0] == "1 of 1 items failed:"
     assert "a.txt:line 1: the word bad" in said[1]
+
+
+def test_an_item_done_in_part_is_told_and_ends_in_four(texts: Path, model: Path, tmp_path: Path) -> None:
+    (texts / "text01.txt").write_text("partly")
+    said: list[str] = []
+    summary = predict_batch(TARGET, model, [texts], tmp_path / "out", say=said.append)
+    assert counts(summary) == (3, 3, 0, 0) and summary.incomplete == 1 and exit_code(summary) == 4
+    assert said == ["parts of 1 of 3 items failed:", "  line 2: blotted"]
 
 
 @pytest.mark.slow

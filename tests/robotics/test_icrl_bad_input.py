@@ -140,7 +140,7 @@ def test_a_context_longer_than_the_histories_and_tasks_held_out(
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = done.stderr.splitlines()
-    assert "context 100 is longer than the histories: windows of 60 steps" in said
+    assert "data: context of 60 steps, all that a history has" in said
     assert "warning: s.h5: 1 tasks of darkroom's test part; training tasks; they are left out" in said
     assert "data: collected by q-learning: 6 histories of 3 tasks" in said
 

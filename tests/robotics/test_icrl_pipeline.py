@@ -16,16 +16,18 @@ from robotics.icrl.collect.run import collect
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import IcrlData, check, train_tasks
 from robotics.icrl.envs.families import tasks
-from robotics.icrl.evaluate import metrics_of
+from robotics.icrl.evaluate import metrics_of, trained_on
 from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.play import first_good, play
 from robotics.icrl.predict import IcrlPredictor, returns_table, steps_table
+from robotics.icrl.prepare import _wait_for
 from robotics.icrl.sample import write_sample
+from robotics.icrl.store import parts_folder
 from robotics.icrl.task import IcrlTask
 from robotics.icrl.tasks_file import parse, read
 from shared.bundle import Bundle
 from shared.config import merge
-from shared.errors import DataInvalid, ItemError, UsageError
+from shared.errors import DataInvalid, EnvironmentUnfit, ItemError, UsageError
 
 SMALL: dict[str, Any] = {
     "data": {"streams": 3, "episodes": 3, "tasks": 5},
@@ -125,8 +127,26 @@ def test_files_of_tasks_are_read_alike_in_three_formats(tmp_path: Path) -> None:
         found = read(path, "darkroom-large")
         assert [task.places for task in found.tasks] == [((4, 2),), ((1, 8),)]
         assert (found.episodes, found.copies, found.seed, found.faults) == (5, None, None, [])
-    part = parse("tasks:\n  - goal: [4, 20]\n  - goal: [4, 2]\n", "t", "darkroom")
-    assert len(part.tasks) == 1 and "not in the room" in str(part.faults[0])
+    spaced = 'env, goal\ndarkroom, 4 2\ndarkroom,"4,2"\ndarkroom,"[3, 2]"\n'
+    found = parse(spaced, "t.csv", "darkroom", ".csv")
+    assert [task.places for task in found.tasks] == [((4, 2),), ((3, 2),)]
+    assert "goal [4, 2]: is there already" in str(found.faults[0])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("goal: [4, 20]", "not in the room"),
+        ("goal: [4.9, 2]", "goal [4.9, 2]: whole numbers wanted"),
+        ("goal: '42'", "goal 42: whole numbers wanted"),
+        ("index: 17.8", "index 17.8: whole numbers wanted"),
+        ("index: [1, 2]", "one whole number wanted"),
+        ("permutation: [0, 1, 2, 3, 4]", "permutation; goal wanted"),
+    ],
+)
+def test_a_task_that_cannot_be_played_is_named_and_the_others_are_played(row: str, said: str) -> None:
+    part = parse(f"tasks:\n  - {row}\n  - goal: [4, 2]\n", "t", "darkroom")
+    assert len(part.tasks) == 1 and said in str(part.faults[0]) and part.faults[0].field == "tasks[0]"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +177,33 @@ def test_configurations_that_cannot_work_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             PIPELINE.resolve("default", sets=sets)
+
+
+def test_a_context_is_no_longer_than_histories_are() -> None:
+    sets = ["data.episodes=5", "data.first=0.5", "model.context=90", "model.keep=80"]
+    found = PIPELINE.complete(PIPELINE.resolve("default", sets=sets)).model
+    assert (found.context, found.kept) == (50, 25)
+    same = PIPELINE.complete(PIPELINE.resolve("default", sets=[*sets, "data.first=1"])).model
+    assert (same.context, same.kept) == (90, 80)
+
+
+def test_evaluation_says_which_tasks_were_trained_on() -> None:
+    config = PIPELINE.resolve("default")
+    both = [*tasks("darkroom", "test")[:2], *tasks("darkroom", "train")[:2]]
+    assert trained_on(config, both) == [task.index for task in both[2:]]
+    assert trained_on(config, tasks("darkroom-large", "train")[:2]) == []
+
+
+def test_other_processes_wait_for_the_collection(tmp_path: Path) -> None:
+    store = tmp_path / "histories.h5"
+    with pytest.raises(EnvironmentUnfit, match="process 0 collects it"):
+        _wait_for(store, seconds=0)
+    store.touch()
+    parts_folder(store).mkdir()
+    with pytest.raises(EnvironmentUnfit, match="not complete"):
+        _wait_for(store, seconds=0)
+    parts_folder(store).rmdir()
+    _wait_for(store, seconds=0)
 
 
 def test_metrics_by_hand() -> None:

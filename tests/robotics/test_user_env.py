@@ -34,10 +34,11 @@ class Wind(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, render_mode=None):
-        self.wind, self.raise_at, self.nan_at, self.old, self.render_mode = wind, raise_at, nan_at, old, render_mode
+    def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, late=False, low=-1, render_mode=None):
+        self.wind, self.raise_at, self.nan_at, self.old = wind, raise_at, nan_at, old
+        self.late, self.render_mode = late, render_mode
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = gym.spaces.Box(-1, 1, (2 if wide else 1,), np.float32)
+        self.action_space = gym.spaces.Box(low, 1, (2 if wide else 1,), np.float32)
         self.episodes = 0
 
     def reset(self, *, seed=None, options=None):
@@ -59,9 +60,22 @@ class Wind(gym.Env):
         return obs, -abs(self.x), abs(self.x) > 1, False, {}
 
     def render(self):
-        return np.full((8, 10, 3), 100, np.uint8)
+        return np.full((8, 10 + self.late * self.steps, 3), 100, np.uint8)
+
+    def close(self):
+        if self.late:
+            raise RuntimeError("the viewer is gone")
+
+def wrapped(**keys):
+    env = Wind(**keys)
+    env.observation_space = gym.spaces.Dict({"x": gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)})
+    reset, step = env.reset, env.step
+    env.reset = lambda **more: ({"x": reset(**more)[0]}, {})
+    env.step = lambda action: ({"x": (found := step(action))[0]}, *found[1:])
+    return gym.wrappers.FlattenObservation(env)
 
 gym.register("own/Wind-v0", Wind, max_episode_steps=12)
+gym.register("own/Wrapped-v0", wrapped, max_episode_steps=12)
 gym.register("own/Endless-v0", Wind)
 '''
 
@@ -114,6 +128,17 @@ def test_it_is_played_with_episodes_that_end_apart(bundle: Bundle, tmp_path: Pat
     }  # fmt: skip
 
 
+def test_a_wrapped_environment_and_one_that_ends_badly(bundle: Bundle, tmp_path: Path) -> None:
+    for env in ("Wind", "Wrapped"):
+        (tmp_path / env).mkdir()
+        text = f"env: own_wind:own/{env}-v0\nepisodes: 2\ntasks: [{{late: true}}]\n"
+        said = played(bundle, tmp_path / env, text, gif=True)
+        assert said["tasks"] == 1 and "failed" not in said
+        assert any("its pictures differ in size" in note for note in said["notes"])
+    one, two = (pd.read_csv(tmp_path / env / "out" / "returns.csv") for env in ("Wind", "Wrapped"))
+    assert one.equals(two)
+
+
 def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path: Path) -> None:
     text = "env: own_wind:own/Wind-v0\nrandom: -10\noptimum: 0\nepisodes: 2\ntasks: [{}]\n"
     said = played(bundle, tmp_path, text)
@@ -129,7 +154,7 @@ def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path
         ("nan_at: 5", "task 1: episode 1, step 5: ValueError: observation[1] is nan; finite numbers wanted"),
         (
             "wide: true",
-            "actions [2] float32; observations [2] float64, actions [1] float32 as in the other tasks",
+            "actions [2] float32 from -1 to 1; observations [2] float64, actions [1] float32 from -1 to 1 as in",
         ),
         (
             "old: true",
@@ -140,6 +165,10 @@ def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path
             "reset gives no (observation, info), the interface before gymnasium 0.26; return both",
         ),
         ("nan_at: 1", "its observation after a step is [0."),
+        (
+            "low: 0",
+            "actions [1] float32 from 0 to 1; observations [2] float64, actions [1] float32 from -1 to 1",
+        ),
         ("speed: 1", "with speed=1: TypeError: "),
     ],
 )
@@ -188,6 +217,10 @@ def test_what_breaks_costs_its_task_alone(bundle: Bundle, tmp_path: Path, broken
         (
             "env: own_wind:own/Wind-v0\ntasks: [{wide: true}]",
             "2 reals and 2 real actions up to 1; the model knows",
+        ),
+        (
+            "env: own_wind:own/Wind-v0\ntasks: [{low: 0}]",
+            "action space: from [0.0] to [1.0]; the same limit up and down for all numbers wanted; rescale them",
         ),
     ],
 )

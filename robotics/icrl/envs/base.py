@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, T
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import UsageError
+
 if TYPE_CHECKING:
     import gymnasium as gym
 
@@ -177,6 +179,14 @@ def box(numbers: int, limit: float | None = None) -> dict[str, Any]:
     """Reals up to `limit`, up and down, as a store describes them."""
     low = None if limit is None else -limit
     return {"kind": "box", "shape": [numbers], "dtype": "float32", "low": low, "high": limit}
+
+
+def whole_numbers(name: str, value: Any) -> list[int]:
+    """A parameter that is a list of whole numbers. Raises `UsageError` for all else, which `int` would cut or split."""
+    given = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(each, bool | str) or not float(each).is_integer() for each in given):
+        raise UsageError(f"{name} {str(value)[:40]}: whole numbers wanted, such as [4, 2]")
+    return [int(each) for each in given]
 
 
 def shuffled(count: int, seed: int, share: float, split: Split) -> list[int]:

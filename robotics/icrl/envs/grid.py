@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robotics.icrl.envs.base import Array, Family, Floats, Plane, Split, shuffled
+from robotics.icrl.envs.base import Array, Family, Floats, Plane, Split, shuffled, whole_numbers
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class GridFamily(Family["GridTask"]):
                 f"task of {self.name}: {', '.join(params) or 'nothing'}; {' and '.join(wanted)} wanted"
             )
         if self.kind == "permutation":
-            order = tuple(int(action) for action in params["permutation"])
+            order = tuple(whole_numbers("permutation", params["permutation"]))
             if order not in _permutations():
                 raise UsageError(f"permutation {list(order)}: an order of 0 to {ACTIONS - 1} wanted")
             return self.task(_permutations().index(order))
         index = 0
         for key in wanted:
-            place = [int(value) for value in params[key]]
+            place = whole_numbers(key, params[key])
             if len(place) != 2 or not all(0 <= value < self.size for value in place):
                 raise UsageError(
                     f"{key} {place}: not in the room; two numbers from 0 to {self.size - 1} wanted"

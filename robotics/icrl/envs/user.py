@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,9 @@ def _limit_of(env_id: str) -> int:
 
 def _probed(env: Any, env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Spaces of an environment that takes one step as it should. Raises `UsageError`."""
-    bare = env.unwrapped
+    bare = env
+    while isinstance(bare, _added()):
+        bare = bare.env
     try:
         spaces = (_space(bare.observation_space, "observation"), _space(bare.action_space, "action"))
         begun: Any = bare.reset(seed=0)
@@ -173,8 +176,16 @@ def _probed(env: Any, env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{env_id}: {named_line(err)} in a first step; one that works wanted; mend it"
         ) from err
     finally:
-        env.close()
+        with suppress(Exception):
+            env.close()
     return spaces
+
+
+def _added() -> tuple[Any, ...]:
+    """What `gymnasium.make` puts around an environment: they take the interface for granted that is asked for here."""
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+    return OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 
 def _numbers(values: Any, what: str) -> None:
@@ -208,7 +219,15 @@ def _said(see: Mapping[str, Any], do: Mapping[str, Any]) -> str:
 
 
 def _plain(space: Mapping[str, Any]) -> str:
-    return f"of {space['n']} kinds" if space["kind"] == "discrete" else f"{space['shape']} {space['dtype']}"
+    if space["kind"] == "discrete":
+        return f"of {space['n']} kinds"
+    limits = "" if space["low"] is None else f" from {_few(space['low'])} to {_few(space['high'])}"
+    return f"{space['shape']} {space['dtype']}{limits}"
+
+
+def _few(values: Any) -> str:
+    flat = np.ravel(values)
+    return f"{flat[0]:g}" if (flat == flat[0]).all() else str(flat[:4].tolist())
 
 
 def _short(keys: Mapping[str, Any]) -> str:

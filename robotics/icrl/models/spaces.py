@@ -70,7 +70,13 @@ class Spaces(Config):
             values["actions"] = int(action["n"])
         elif action.get("kind") == "box":
             values["action_numbers"] = math.prod(action["shape"])
-            values["action_limit"] = max(abs(value) for value in _flat(action["high"]))
+            low, high = _flat(action["low"]), _flat(action["high"])
+            values["action_limit"] = high[0]
+            if high[0] <= 0 or {*high} != {high[0]} or {*low} != {-high[0]}:
+                raise UsageError(
+                    f"action space: from {low[:4]} to {high[:4]}; the same limit up and down for all numbers wanted; "
+                    "rescale them (gymnasium.wrappers.RescaleAction)"
+                )
         else:
             raise UsageError(f"action space: found {dict(action)}; a box or discrete one wanted")
         return cls(**values)
