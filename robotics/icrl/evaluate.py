@@ -15,9 +15,11 @@ from robotics.icrl.data import infer
 from robotics.icrl.envs.base import Floats, Task
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.figures import curve_figure, paths_figure
+from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.play import GOOD, Played, first_good, play
 from robotics.icrl.predict import FILTER_PICTURE, load, require_spaces
 from robotics.icrl.tasks_file import SUFFIXES, read
+from robotics.icrl.video import write_films
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, ItemError
 from shared.io.atomic import atomic_write_text
@@ -65,7 +67,7 @@ def evaluate(bundle: Bundle, config: IcrlConfig, out: Path) -> IcrlEvaluation:
         for k, (low, high) in enumerate(band.T)
     ]
     _write_curve(result.curve, by_task, out / "curve.csv")
-    result.figures = _figures(rounds[0], by_seed, by_task, band, out)
+    result.figures = _figures(rounds[0], network.config, by_seed, by_task, band, out)
     result.notes = _notes(config, chosen, result.metrics)
     return result
 
@@ -160,7 +162,9 @@ def _write_curve(curve: list[dict[str, Any]], by_task: Floats, path: Path) -> No
     atomic_write_text(path, "\n".join([head, *lines]) + "\n")
 
 
-def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: Path) -> dict[str, Path]:
+def _figures(
+    one: Played, model: ModelConfig, by_seed: Floats, by_task: Floats, band: Floats, out: Path
+) -> dict[str, Path]:
     order, seen = np.argsort(by_task.mean(1)), one.family.plane(one.tasks[0]) is not None
     rows = sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])}, key=list(order).index)
     names = ("Worst", "Median", "Best") if len(rows) == 3 else ("Task",) * len(rows)
@@ -175,6 +179,14 @@ def _figures(one: Played, by_seed: Floats, by_task: Floats, band: Floats, out: P
             paths_figure(one, rows, titles), out / "2-paths.png"
         ),
     }
+    if one.family.frames(one.tasks[0], *(one.episode(name, 0, 0, 0) for name in ("obs", "rewards"))):
+        shown = sorted({0, min(2, one.returns.shape[2] - 1), one.returns.shape[2] - 1})
+        write_films(one, out, ["gif"], model, rows[len(rows) // 2], shown)
+        said = ", ".join(str(number + 1) for number in shown)
+        found[
+            f"Episodes {said} of the {'median' if len(rows) == 3 else 'shown'} task. Beneath, the context: a column a "
+            "step, now at the right end, dark where an episode begins, orange where a reward came."
+        ] = out / "rollout.gif"
     if (picture := out / FILTER_PICTURE).is_file():
         found["The training histories before and after the filter."] = picture
     return found

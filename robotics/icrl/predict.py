@@ -159,7 +159,7 @@ class IcrlPredictor(Predictor):
             titles = [f"task {played.tasks[row].index}" for row in rows]
             save_png(paths_figure(played, rows, titles), folder / "paths.png")
         kinds = [kind for kind in ("gif", "mp4") if getattr(how, kind)]
-        result.notes.extend(write_films(played, folder, kinds))
+        result.notes.extend(write_films(played, folder, kinds, self.network.config))
         return summary_of(result)
 
     # ------------------------------------------------------------ serving

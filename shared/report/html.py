@@ -105,7 +105,7 @@ class Report:
         )
 
     def figure(self, figure: Path | bytes | Figure, caption: str = "", width_px: int | None = None) -> None:
-        """A picture: a PNG or JPEG file, its bytes, or a matplotlib figure.
+        """A picture: a PNG, JPEG or GIF file, its bytes, or a matplotlib figure.
 
         A file that is gone or no picture leaves a line saying so: a report must not fail for a thumbnail.
         """
@@ -168,8 +168,8 @@ class _Picture:
         with Image.open(io.BytesIO(data)) as image:  # raises OSError when it is no picture
             self.size = image.size
             self.kind = str(image.format).lower()
-        if self.kind not in ("png", "jpeg"):
-            raise ValueError(f"a {self.kind} picture; PNG or JPEG wanted")
+        if self.kind not in ("png", "jpeg", "gif"):
+            raise ValueError(f"a {self.kind} picture; PNG, JPEG or GIF wanted")
         self.data, self.caption, self.width_px = data, caption, width_px
 
     def html(self, longest: int, quality: int) -> str:

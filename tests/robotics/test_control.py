@@ -34,6 +34,7 @@ from robotics.icrl.store import Store
 from robotics.icrl.store_check import check
 from robotics.icrl.task import IcrlTask
 from robotics.icrl.tasks_file import as_yaml, parse
+from robotics.icrl.video import STRIP
 from shared.bundle import Bundle
 from shared.errors import ItemError, UsageError
 
@@ -281,8 +282,8 @@ def test_a_bundle_plays_a_file_of_goals(bundle: Bundle, tmp_path: Path) -> None:
     }  # fmt: skip
     import imageio.v3 as imageio
 
-    assert imageio.imread(out / "rollout.gif").shape == (100, 240, 240, 3)
-    assert imageio.imread(out / "rollout.mp4", plugin="FFMPEG").shape[1:] == (240, 240, 3)
+    assert imageio.imread(out / "rollout.gif").shape == (100, 240 + STRIP, 240, 3)
+    assert imageio.imread(out / "rollout.mp4", plugin="FFMPEG").shape[1:] == (240 + STRIP, 240, 3)
 
 
 def test_without_ffmpeg_all_but_the_film_is_there(
@@ -331,7 +332,7 @@ def test_without_a_graphics_library_a_line_says_so(tmp_path: Path, monkeypatch: 
     spaces = Spaces.of(room.observation_space, room.action_space)
     net = build(ModelConfig(dim=16, depth=1, heads=2, context=20), spaces).eval()
     played = play(net, room.tasks("test")[:1], 1, 1, 0, PlayConfig())
-    assert video.write_films(played, tmp_path, ["gif"]) == [
+    assert video.write_films(played, tmp_path, ["gif"], ModelConfig()) == [
         "half-cheetah: no film, MuJoCo has no OpenGL library to draw with; install libosmesa6, or libegl1 and "
         "libegl-mesa0; everything else is there"
     ]

@@ -17,7 +17,9 @@ from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.incontext import Policy, World
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.planning import Plan, plan
-from robotics.icrl.rollout import rollout
+from robotics.icrl.play import Played
+from robotics.icrl.rollout import _Player, rollout
+from robotics.icrl.video import _strips, context_lengths
 from shared.errors import UsageError
 
 GRID = Spaces(cells=(9, 9), actions=5)
@@ -192,3 +194,29 @@ def test_real_actions_are_sampled_and_kept_in_bounds() -> None:
         sent = np.stack(envs.sent)
         assert sent.shape == (10, 2, 2, 2) and np.abs(sent).max() <= 0.5
         assert found.returns == pytest.approx(sent.sum(-1).reshape(2, 5, 4).sum(1).T, abs=1e-4)
+
+
+def test_films_show_the_context_that_the_network_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = network(context=30, keep=12), list[int]()
+    act = _Player.act
+
+    def spy(self: Any, *args: Any, **more: Any) -> Any:
+        found = act(self, *args, **more)
+        seen.append(len(self.tokens))
+        return found
+
+    monkeypatch.setattr(_Player, "act", spy)
+    rollout(net, rooms(), 4)
+    assert seen == context_lengths(80, net.config) and max(seen) == 30 and seen[30] == 13
+
+
+def test_a_strip_has_a_column_a_step_and_ends_now() -> None:
+    chosen = tasks("darkroom", "test")[:2]
+    net = network(context=30)
+    played = Played(chosen, 1, rollout(net, GridBatch(chosen, 1), 3))
+    strips = list(_strips(played, net.config, 1, [0, 2]))
+    assert len(strips) == 40 and {strip.shape for strip in strips} == {(1, 30, 3)}
+    assert (strips[0][0, :-1] == 250).all() and (strips[0][0, -1] == 70).all()
+    rewards = played.episode("rewards", 1, 0, 2)
+    last = strips[-1][0, -19:] == (220, 120, 0)
+    assert (last.all(-1) == (rewards[1:] > 0)).all()
