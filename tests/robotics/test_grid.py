@@ -217,6 +217,8 @@ def test_films_show_what_the_environment_shows(tmp_path: Path, monkeypatch: pyte
         shown.append(env.render())
         before, (obs, reward, _, over, _) = obs, env.step(action)
         rows.append((before, action, reward, over))
+    colours = [len(np.unique(each.reshape(-1, 3), axis=0)) for each in (*shown[:4], shown[50])]
+    assert colours == [5, 4, 4, 3, 5]  # floor, lines, agent, and what is still to be reached
     played = Rollout(np.full((1, 2), 2.0), *(np.stack(each)[None] for each in zip(*rows)))
     assert played.rewards.sum() == played.returns.sum()
     films: list[Any] = []

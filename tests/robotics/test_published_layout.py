@@ -132,28 +132,30 @@ def test_logits_are_those_of_the_published_layout(method: str, dynamics: bool) -
 
 
 Step = tuple[list[int], int, int, list[int]]
+Ask = tuple[list[Step], list[int], int]
 
 
-def imagined(net: Any, past: list[Step], at: list[int], action: int) -> tuple[int, list[int]]:
-    """The likeliest reward and next cell."""
-    obs, acts, rewards, after = (torch.tensor(each)[None] for each in zip(*past, (at, action, 0, at)))
-    found = published(
-        net, Window(obs, acts, rewards, rewards, rewards, acts, acts, rewards, after, torch.ones(1))
-    )
-    return int(found["reward"].argmax()), list(divmod(int(found["after"].argmax()), GRID))
+def imagined(net: Any, asked: list[Ask]) -> list[tuple[int, list[int]]]:
+    """The likeliest reward and next cell after (context, cell, action)."""
+    steps = [list(zip(*past, (at, action, 0, at))) for past, at, action in asked]
+    obs, acts, gains, after = (torch.tensor(each) for each in zip(*steps))
+    none = torch.zeros(len(asked))
+    found = published(net, Window(obs, acts, gains, gains, gains, acts, acts, gains, after, none))
+    cells = [list(divmod(code, GRID)) for code in found["after"].argmax(-1).tolist()]
+    return list(zip(found["reward"].argmax(-1).tolist(), cells))
 
 
 def published_beam(net: Any, past: list[Step], at: list[int], order: list[int], how: Plan, left: int) -> int:
     """First action of the beam with the highest sum of rewards; of equals, the one that came first."""
     beams: list[tuple[int, list[int], list[Step], list[int]]] = [(0, [], past, at)]
     for level in range(min(how.depth, left)):
-        grown = []
-        for total, acts, past, at in beams:
-            for action in range(5) if level else order:
-                reward, after = imagined(net, past, at, action)
-                window = [*past[1:], (at, action, reward, after)]
-                grown.append((total + reward, [*acts, action], window, after))
-        beams = sorted(grown, key=lambda beam: -beam[0])[: how.width]
+        grown = [(beam, action) for beam in beams for action in (range(5) if level else order)]
+        found = imagined(net, [(past, at, action) for (_, _, past, at), action in grown])
+        beams = [
+            (total + reward, [*acts, action], [*past[1:], (at, action, reward, after)], after)
+            for ((total, acts, past, at), action), (reward, after) in zip(grown, found)
+        ]
+        beams = sorted(beams, key=lambda beam: -beam[0])[: how.width]
     return beams[0][1][0]
 
 
@@ -169,12 +171,12 @@ def test_plans_are_those_of_the_published_beam(method: str, seed: int, left: int
     ).eval()
     for weight in net.parameters():
         weight.add_(torch.randn_like(weight))
-    window, logits, again = windows(6, steps, seed), torch.randn(6, 5), torch.Generator().manual_seed(seed)
+    window, logits, again = windows(40, steps, seed), torch.randn(40, 5), torch.Generator().manual_seed(seed)
     parts, query = (window.obs, window.action, window.reward, window.after), window.obs[:, -1]
     # All actions, drawn from the policy one after another: the order in which equals stand.
     order = torch.multinomial(logits.double().softmax(-1), 5, generator=again).tolist()
     past, again = net.transitions(*parts)[:, :-1], again.manual_seed(seed)
     found = legacy_plan(net, past, query, Policy(logits), how, again, left=left).tolist()
-    rows = [list(zip(*(part[row, :-1].long().tolist() for part in parts))) for row in range(6)]
+    rows = [list(zip(*(part[row, :-1].long().tolist() for part in parts))) for row in range(40)]
     wanted = [published_beam(net, *each, how, left) for each in zip(rows, query.tolist(), order)]
     assert found == wanted != [each[0] for each in order]
