@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ pytest.importorskip("h5py")
 import gymnasium as gym
 from gymnasium.utils.env_checker import check_env
 
-from robotics.icrl import envs
+from robotics.icrl import envs, video
 from robotics.icrl.envs.batch import GridBatch
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.envs.grid import GRIDS, GridTask, labels, optimal_table, random_returns
+from robotics.icrl.models.config import ModelConfig
+from robotics.icrl.play import Played
+from robotics.icrl.rollout import Rollout
 from shared.errors import UsageError
 
 envs.register()
@@ -200,3 +204,25 @@ def test_steps_of_a_gymnasium_environment_are_checked() -> None:
     assert env.task.index == 5  # type: ignore[attr-defined]
     with pytest.raises(gym.error.InvalidAction, match="0 to 4 wanted"):
         env.step(7)
+
+
+def test_films_show_what_the_environment_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two episodes: first the key goes, then the door; both are back where the next one begins."""
+    task = family("dark-key-to-door").find({"key": (4, 5), "door": (4, 3)})
+    env = task.family.make(task, "rgb_array")
+    actions = np.tile(np.resize([2, 3, 3, 4], 50), 2)
+    shown, rows = [], []
+    obs, over = env.reset()[0], False
+    for action in actions:
+        obs = env.reset()[0] if over else obs
+        shown.append(env.render())
+        before, (obs, reward, _, over, _) = obs, env.step(action)
+        rows.append((before, action, reward, over))
+    colours = [len(np.unique(each.reshape(-1, 3), axis=0)) for each in (*shown[:4], shown[50])]
+    assert colours == [5, 4, 4, 3, 5]  # floor, lines, agent, and what is still to be reached
+    played = Rollout(np.full((1, 2), 2.0), *(np.stack(each)[None] for each in zip(*rows)))
+    assert played.rewards.sum() == played.returns.sum()
+    films: list[Any] = []
+    monkeypatch.setattr(video, "_write", lambda pictures, path: films.append(pictures))
+    assert video.write_films(Played([task], 1, played), tmp_path, ["gif"], ModelConfig()) == []
+    assert np.array_equal(films[0][:, : -video.STRIP], np.stack(shown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from robotics.icrl.collect.run import collect
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import IcrlData, check, train_tasks
 from robotics.icrl.envs.families import tasks
-from robotics.icrl.evaluate import metrics_of, trained_on
+from robotics.icrl.evaluate import evaluate, interval, metrics_of, trained_on
+from robotics.icrl.models.batch import Arrays
 from robotics.icrl.pipeline import PIPELINE
-from robotics.icrl.play import first_good, play
+from robotics.icrl.play import Played, first_good, play
 from robotics.icrl.predict import IcrlPredictor, returns_table, steps_table
 from robotics.icrl.prepare import _wait_for
 from robotics.icrl.sample import write_sample
@@ -91,6 +93,56 @@ def test_filters_take_the_best_more_often_and_leave_the_worst(tmp_path: Path) ->
             assert float(found.weight.mean()) == pytest.approx(1) and float(found.weight.min()) == 0
         else:
             assert float(found.reward.sum()) > float(plain.train_arrays.reward.sum())
+
+
+def test_filters_take_what_each_task_s_scores_say(tmp_path: Path) -> None:
+    def used(mode: str) -> tuple[IcrlData, Arrays]:
+        data = IcrlData(small(data={"streams": 6, "random_share": 0.3}, filter={"mode": mode}))
+        data.open_collected(tmp_path)
+        return data, data.train_arrays
+
+    IcrlData(small(data={"streams": 6, "random_share": 0.3})).collect(tmp_path)
+    data, found = used("stochastic")
+    assert data.store is not None and [int(name) for name in data.scores] == data.parts["train"]
+    kept = [data.store.read(int(name)).keep(each.taken) for name, each in data.scores.items()]
+    assert np.array_equal(found.obs, np.concatenate([each.obs for each in kept]))
+    assert np.array_equal(found.action, np.concatenate([each.actions for each in kept]))
+    data, found = used("reweight")
+    weight = np.concatenate([each.weight for each in data.scores.values()])
+    assert found.weight.numpy() == pytest.approx(weight) and len(set(weight)) > 4
+
+
+def test_a_share_of_the_histories_is_their_first_steps(tmp_path: Path) -> None:
+    whole = IcrlData(small(data={"episodes": 4}))
+    whole.collect(tmp_path)
+    half = IcrlData(small(data={"episodes": 4, "first": 0.5}, filter={"mode": "stochastic"}))
+    half.open_collected(tmp_path)
+    for part in ("train", "val"):
+        long, short = whole.histories(part), half.histories(part)
+        assert (long.steps, short.steps) == (80, 40) and np.array_equal(short.obs, long.obs[:, :40])
+    assert {len(each) for scores in half.scores.values() for each in scores.returns} == {2}
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.0, 0.1), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)])
+def test_the_asked_share_of_windows_begins_with_the_history(
+    tmp_path: Path, share: float, least: float, most: float
+) -> None:
+    data = IcrlData(small(train={"from_start": share, "steps": 4, "batch_size": 64}))
+    data.collect(tmp_path)
+    nothing_before = [np.asarray(batch.before_action[:, 0] == 5) for batch in data.train_dataloader()]
+    assert least <= np.concatenate(nothing_before).mean() <= most
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_decay_and_biases_only_where_published(legacy: bool) -> None:
+    task = IcrlTask(small(model={"legacy": legacy}))
+    task.trainer = SimpleNamespace(estimated_stepping_batches=9)  # type: ignore[assignment]
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {group["betas"] for group in groups} == {(0.9, 0.99)}
+    assert len(decay) == len(list(task.parameters()))
+    for name, parameter in task.named_parameters():
+        assert decay[id(parameter)] == (0.01 if legacy or parameter.ndim > 1 else 0), name
 
 
 def test_a_store_of_ones_own_is_checked_and_used(tmp_path: Path) -> None:
@@ -212,6 +264,36 @@ def test_metrics_by_hand() -> None:
     assert found["normalised_return"] == pytest.approx(0.6) and found["first_episode"] == 0
     assert found["episode_above_90"] == 3 and first_good(curve * 0.5) is None
     assert "episode_above_90" not in metrics_of(np.zeros((1, 1, 1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        ([1.0, 2.0, 3.0], 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5),  # t of 2 degrees of freedom; sd 1
+        ([0.0, 0.0, 1.0, 2.0, 2.0], 1 - 2.776 * 0.2**0.5, 1 + 2.776 * 0.2**0.5),  # t of 4; sd 1
+        ([0.7], 0.7, 0.7),
+    ],
+)
+def test_intervals_by_hand(values: list[float], low: float, high: float) -> None:
+    found = interval(np.stack([values, np.zeros(len(values))], 1))
+    assert found[:, 0] == pytest.approx([low, high], abs=1e-3) and found[:, 1].tolist() == [0, 0]
+
+
+def test_every_round_of_an_evaluation_is_played_with_a_seed_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[Played] = []
+    monkeypatch.setattr(
+        "robotics.icrl.evaluate.play", lambda *args: (rounds.append(play(*args)), rounds[-1])[1]
+    )
+    assert PIPELINE.builtin is not None
+    bundle = Bundle.open(PIPELINE.builtin)
+    few = {"evaluate": {"episodes": 2, "copies": 1, "seeds": 3, "tasks": 2}}
+    found = evaluate(bundle, bundle.config(IcrlConfig, few), tmp_path)
+    actions = [one.rollout.actions.tobytes() for one in rounds]
+    assert len(set(actions)) == len(rounds) == 3
+    returns = np.stack([one.normalised for one in rounds]).mean((0, 1, 2))
+    assert [row["normalised_return"] for row in found.curve] == pytest.approx(returns.tolist())
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from robotics.icrl.config import PlayConfig
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.families import tasks
+from robotics.icrl.envs.families import family, tasks
+from robotics.icrl.envs.grid import MOVES
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.incontext import Policy, World
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.planning import Plan, plan
-from robotics.icrl.play import Played
+from robotics.icrl.play import Played, play
 from robotics.icrl.rollout import _Player, rollout
 from robotics.icrl.video import _strips, context_lengths
 from shared.errors import UsageError
@@ -220,3 +222,64 @@ def test_a_strip_has_a_column_a_step_and_ends_now() -> None:
     rewards = played.episode("rewards", 1, 0, 2)
     last = strips[-1][0, -19:] == (220, 120, 0)
     assert (last.all(-1) == (rewards[1:] > 0)).all()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_plans_know_how_much_of_the_episode_is_left(legacy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published models plan only with a full context: here from the 8th step on."""
+    lefts: list[int] = []
+
+    def spy(*args: Any, left: int) -> torch.Tensor:
+        lefts.append(left)
+        assert not legacy or args[1].shape[1] == 7
+        return torch.full((6,), len(lefts) % 5)
+
+    monkeypatch.setattr("robotics.icrl.rollout.legacy_plan" if legacy else "robotics.icrl.rollout.plan", spy)
+    net = network(method="dicp", legacy=legacy, context=8, keep=0)
+    rollout(net, rooms(), 2, plan=Plan(), horizon=20)
+    assert lefts == [*range(20, 0, -1), *range(20, 0, -1)][7 if legacy else 0 :]
+
+
+def test_published_deployment_sees_where_an_episode_ended_not_where_the_next_begins() -> None:
+    net, after = network(legacy=True, context=8, keep=0), []
+    real = net.transitions
+    net.transitions = lambda *args: (after.append(args[3].numpy()), real(*args))[1]
+    found = rollout(net, rooms(), 2)
+    moved = (found.obs + MOVES[found.actions]).clip(0, 8)
+    assert np.array_equal(np.stack(after, 1), moved) and (moved[:, 19] != 4).any()
+
+
+def test_a_decision_transformer_is_told_what_is_left_of_the_best_return() -> None:
+    net, told = network(method="dt"), []
+    chosen = [family("darkroom").find({"goal": goal}) for goal in ((4, 4), (4, 6), (7, 3))]
+    real = net.embed
+    net.embed = lambda *args: (told.append(args[4].numpy()), real(*args))[1]
+    found = play(net, chosen, 2, 30, 0, PlayConfig())
+    rewards = found.rollout.rewards.reshape(3, 30, 2, 20)
+    gained = rewards.cumsum(-1) - rewards
+    best = np.array([task.optimum for task in chosen])[:, None, None, None]
+    assert np.array_equal(np.stack(told, 1).reshape(gained.shape), best - gained)
+    assert len(set(best.ravel())) == 3 and gained.any()
+
+
+@pytest.mark.parametrize(
+    ("method", "wish", "planned"),
+    [
+        ("dicp", "auto", True),
+        ("dicp", "never", False),
+        ("ad", "auto", False),
+        ("dpt", "auto", False),
+        ("ad", "always", True),
+    ],
+)
+def test_dicp_plans_unless_told_otherwise(
+    method: str, wish: Any, planned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Plan] = []
+    monkeypatch.setattr(
+        "robotics.icrl.rollout.plan",
+        lambda *args, **_: (made.append(args[4]), torch.zeros(1, dtype=torch.long))[1],
+    )
+    how, net = PlayConfig(plan=wish, beam=Plan(width=2, depth=3)), network(method=method, dynamics=True)
+    play(net, tasks("darkroom", "test")[:1], 1, 1, 0, how)
+    assert made == [how.beam] * 20 * planned
