@@ -18,7 +18,7 @@ import torch
 
 from robotics.icrl.collect.run import collect, configured, described_store
 from robotics.icrl.config import IcrlConfig
-from robotics.icrl.envs.base import Task
+from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.envs.families import family, tasks
 from robotics.icrl.lhf import Rule, Scores, score
 from robotics.icrl.models.batch import Arrays, Window, of_histories
@@ -27,7 +27,7 @@ from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Store, store_files
 from robotics.icrl.store_check import check as check_store
 from robotics.icrl.tasks_file import SUFFIXES, read
-from shared.errors import DataInvalid, Fault, ItemError, UsageError
+from shared.errors import DataInvalid, Fault, ItemError, UsageError, first_line
 from shared.pipeline import DataFacts, error_faults
 from shared.training.loader import Draw, ExactLoader, make_loader
 
@@ -55,9 +55,8 @@ def check(config: IcrlConfig) -> list[Fault]:
     except UsageError as err:
         fault = Fault(path, f"histories of {store.meta.env_id}", str(err), "collect in one of these")
         return [*faults, fault]
-    unknown = [index for index in store.tasks if not 0 <= index < len(room)]
-    if unknown:
-        faults.append(Fault(path, f"task {unknown[0]} of {room.name}", f"0 to {len(room) - 1}", "", "tasks"))
+    if misfits := _misfits(path, store, room):
+        return [*faults, *misfits]
     held, known = {task.index for task in tasks(room.name, "test")}, set(store.tasks)
     if len(known - held) < 2:
         found = f"{len(known - held)} training tasks"
@@ -65,6 +64,39 @@ def check(config: IcrlConfig) -> list[Fault]:
     elif known & held:
         found = f"{len(known & held)} tasks of {room.name}'s test part"
         faults.append(Fault(path, found, "training tasks", "they are left out", severity="warning"))
+    return faults
+
+
+def _misfits(path: Path, store: Store, room: Family[Any]) -> list[Fault]:
+    """What a store says otherwise than its family: the split and the scores go by a task's number."""
+    meta, mend = store.meta, "collect it in the family, or correct the attributes"
+    faults = []
+    try:
+        found = Spaces.of(meta.observation_space, meta.action_space)
+    except (UsageError, KeyError, TypeError, ValueError) as err:
+        return [Fault(path, first_line(err), str(spaces_of(room.name)), mend, "spaces")]
+    for name, said, wanted in (
+        ("horizon", meta.horizon, room.horizon),
+        ("spaces", str(found), str(spaces_of(room.name))),
+    ):
+        if said != wanted:
+            faults.append(Fault(path, str(said), f"{wanted}, as {room.name} has", mend, name))
+    if unknown := [index for index in store.tasks if not 0 <= index < len(room)]:
+        faults.append(Fault(path, f"task {unknown[0]} of {room.name}", f"0 to {len(room) - 1}", "", "tasks"))
+        return faults
+    for index in store.tasks:
+        given, own = store.params(index), dict(room.task(index).params)
+        if given != own:
+            faults.append(
+                Fault(
+                    path,
+                    f"task {index} is {given}",
+                    f"{own}",
+                    "number tasks as the family does",
+                    str(index),
+                )
+            )
+            break
     return faults
 
 
@@ -167,9 +199,11 @@ class IcrlData(pl.LightningDataModule):
     @cached_property
     def parts(self) -> dict[Part, list[int]]:
         """Task numbers; the last of the split's order validate."""
-        order = [task.index for task in train_tasks(self.config)]
+        order = [task.index for task in tasks(self.config.data.env, "train")]
         if self.store is not None and self.config.data.path is not None:
-            order = [index for index in order if index in set(self.store.tasks)]
+            there = set(self.store.tasks)
+            order = [index for index in order if index in there]
+        order = order[: self.config.data.tasks or None]
         count = min(max(1, round(len(order) * self.config.data.validation)), len(order) - 1)
         if count < 1:
             raise DataInvalid([Fault("histories", f"{len(order)} training tasks", "2 or more", "add tasks")])

@@ -78,9 +78,11 @@ class Meta:
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Meta:
-        """Raises `KeyError`, `ValueError` when one is absent or unreadable."""
+        """Raises `KeyError`, `TypeError`, `ValueError` when one is absent or unreadable."""
         mappings = ("observation_space", "action_space", "env_kwargs", "hyper")
         values: dict[str, Any] = {key: json.loads(attributes[key]) for key in mappings}
+        if odd := [key for key in mappings if not isinstance(values[key], dict)]:
+            raise ValueError(f"{odd[0]} is no mapping")
         values |= {key: str(attributes[key]) for key in ("env_id", "algorithm")}
         values |= {key: int(attributes[key]) for key in ("seed", "horizon")}
         return cls(**values)
@@ -345,7 +347,8 @@ def opened(path: Path) -> h5py.File:
 
 def dicp(file: h5py.File) -> bool:
     """Whether it has the layout of DICP's history files."""
-    return file.attrs.get("format") != FORMAT and "0/states" in file
+    groups = (name for name in file if name.isdigit())
+    return file.attrs.get("format") != FORMAT and any(f"{name}/states" in file for name in groups)
 
 
 def read_meta(path: Path, file: h5py.File) -> Meta:
@@ -360,7 +363,7 @@ def read_meta(path: Path, file: h5py.File) -> Meta:
         raise _invalid(path, f"version {file.attrs.get('version')}", str(VERSION), "collect again", "version")
     try:
         return Meta.of(file.attrs)
-    except (KeyError, ValueError) as err:
+    except (KeyError, TypeError, ValueError) as err:
         raise _invalid(
             path, f"attribute absent or unreadable ({err})", "all of them", "collect again"
         ) from err

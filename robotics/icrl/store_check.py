@@ -57,11 +57,24 @@ def check_task(path: Path, meta: Meta, task: Task, block: Histories) -> list[Fau
 
 
 def _numbers(meta: Meta, block: Histories) -> Iterable[tuple[str, str, str]]:
-    for name, array, space in (
+    named: list[tuple[str, Any, Mapping[str, Any]]] = [
         ("rewards", block.rewards, {}),
         ("obs", block.obs, meta.observation_space),
         ("actions", block.actions, meta.action_space),
-    ):
+    ]
+    if block.optimal_actions is not None:
+        named.append(("optimal_actions", block.optimal_actions, meta.action_space))
+    for name, array, space in named:
+        wanted = tuple(space.get("shape", ()))
+        if space and array.shape[2:] != wanted:
+            yield f"{name} of shape {list(array.shape[2:])}", f"the space's {list(wanted)}", "collect again"
+            continue
+        whole = space.get("kind") == "discrete" or "int" in str(space.get("dtype", ""))
+        if whole and array.dtype.kind == "f" and (array != np.floor(array)).any():
+            at = np.argwhere(array != np.floor(array))[0]
+            found = f"{name} {array[tuple(at)]} in history {block.history[at[0]]}, step {at[1]}"
+            yield found, "whole numbers", "collect again"
+            continue
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = np.argwhere(~np.isfinite(array))[0]
             yield (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipelines import cli
 from robotics.icrl.collect.run import collect
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.pipeline import PIPELINE
-from robotics.icrl.store import Store, parts_folder
+from robotics.icrl.store import Histories, Store, parts_folder
 from tests.contract.conftest import call, interrupt, surroundings
 from tests.robotics import test_store as bad
 from tests.robotics.test_store import block, write
@@ -50,6 +51,15 @@ def ends(
     return int(stop.value.code or 0), errors, warnings
 
 
+DARKROOM = replace(
+    bad.META, horizon=20, observation_space=dict(tasks("darkroom")[0].family.observation_space)
+)
+
+
+def long() -> Histories:
+    return block(steps=45, horizon=20)
+
+
 STORES: dict[str, tuple[Callable[[Path], object], str]] = {
     "histories of different lengths": (
         lambda path: write(path, block(0), block(1), block(2, steps=14)),
@@ -58,6 +68,30 @@ STORES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another horizon": (
         lambda path: write(path, block(horizon=6)),
         "s.h5:0: history 0 and 2 more: an episode of 6 steps; at most 5",
+    ),
+    "another family's horizon": (
+        lambda path: write(path, block(), meta=replace(DARKROOM, horizon=5)),
+        "s.h5:horizon: 5; 20, as darkroom has; collect it in the family, or correct the attributes",
+    ),
+    "tasks numbered otherwise": (
+        lambda path: write(path, long(), meta=DARKROOM, goal=[4, 2]),
+        "s.h5:0: task 0 is {'goal': [4, 2]}; {'goal': [0, 0]}; number tasks as the family does",
+    ),
+    "other spaces": (
+        lambda path: write(path, long(), meta=replace(DARKROOM, action_space={"kind": "discrete", "n": 6})),
+        "s.h5:spaces: cells [9, 9] and 6 actions; cells [9, 9] and 5 actions, as darkroom has; collect it",
+    ),
+    "observations of another width": (
+        lambda path: write(path, replace(long(), obs=long().obs[..., :1]), meta=DARKROOM),
+        "s.h5:0: obs of shape [1]; the space's [2]; collect again",
+    ),
+    "broken coordinates": (
+        lambda path: write(path, replace(long(), obs=long().obs / np.float32(2)), meta=DARKROOM),
+        "s.h5:0: obs ",
+    ),
+    "labels that are no actions": (
+        lambda path: write(path, replace(long(), optimal_actions=long().actions + 5), meta=DARKROOM),
+        "s.h5:0: optimal_actions ",
     ),
     "NaN reward": (
         lambda path: write(path, *bad.nan_rewards()),
@@ -110,12 +144,14 @@ def test_stores_that_cannot_be_learned_from(
 def test_equal_scores_and_unknown_scales_are_warnings(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(here / "s.h5", *bad.alike(), r_max=None)
+    alike = long()
+    alike.rewards[:] = alike.rewards[0]
+    write(here / "s.h5", alike, meta=DARKROOM, r_max=None)
     code, errors, warnings = ends(monkeypatch, capsys, "run", "icrl", "--data", "s.h5")
     assert code == 6  # for want of a second task alone
     assert errors == ["s.h5: 1 training tasks; 2 or more: one trains, one validates; collect more tasks"]
     assert [each.split(";")[0] for each in warnings] == [
-        f"s.h5:0: r_max not known; best return seen is {bad.alike()[0].returns().max():g}".split(";")[0],
+        f"s.h5:0: r_max not known; best return seen is {alike.returns()[:, :2].max():g}".split(";")[0],
         "s.h5:0: all 3 histories have the same returns, so the same score",
     ]
 

@@ -56,12 +56,13 @@ def block(task: int = 0, count: int = 3, steps: int = 12, horizon: int = 5) -> H
     )
 
 
-def write(path: Path, *blocks: Histories, **task: Any) -> Path:
+def write(path: Path, *blocks: Histories, meta: Meta = META, **task: Any) -> Path:
     scales = {"r_min": 0.0, "r_max": 20.0, "random_return": 1.0} | task
-    with StoreWriter(path, META) as writer:
+    goal = scales.pop("goal", [0, 0])
+    with StoreWriter(path, meta) as writer:
         for each in blocks:
             index = int(each.task[0])
-            writer.add([(Task(index, {"goal": [index, 0]}, **scales), each)])
+            writer.add([(Task(index, {"goal": [goal[0] + index, goal[1]]}, **scales), each)])
     return path
 
 
