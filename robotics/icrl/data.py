@@ -84,19 +84,14 @@ def _misfits(path: Path, store: Store, room: Family[Any]) -> list[Fault]:
     if unknown := [index for index in store.tasks if not 0 <= index < len(room)]:
         faults.append(Fault(path, f"task {unknown[0]} of {room.name}", f"0 to {len(room) - 1}", "", "tasks"))
         return faults
-    for index in store.tasks:
-        given, own = store.params(index), dict(room.task(index).params)
-        if given != own:
-            faults.append(
-                Fault(
-                    path,
-                    f"task {index} is {given}",
-                    f"{own}",
-                    "number tasks as the family does",
-                    str(index),
-                )
-            )
-            break
+    known = {index: (dict(store.task(index).params), dict(room.task(index).params)) for index in store.tasks}
+    odd = [(index, given, own) for index, (given, own) in known.items() if given != own]
+    if odd:
+        more = f" and {len(odd) - 2} more" if len(odd) > 2 else ""
+        said = ", ".join(f"task {index} is {given}" for index, given, _ in odd[:2])
+        wanted = ", ".join(f"{own}" for *_, own in odd[:2])
+        wanted = f"{wanted} as the family numbers them"
+        faults.append(Fault(path, said + more, wanted, "number the tasks so", "tasks"))
     return faults
 
 
@@ -138,8 +133,7 @@ def spaces_of(env: str) -> Spaces:
 
 def train_tasks(config: IcrlConfig) -> list[Task]:
     """The tasks to collect in, in the split's order."""
-    found = tasks(config.data.env, "train")
-    return found[: config.data.tasks] if config.data.tasks else found
+    return tasks(config.data.env, "train")[: config.data.tasks or None]
 
 
 class Windows:

@@ -91,9 +91,8 @@ def filter_figure(scores: Mapping[str, Scores]) -> Figure:
     before, after = np.zeros(least), np.zeros(least)
     for one in found:
         scaled = np.array([(r[:least] - one.r_min) / max(one.r_max - one.r_min, 1e-12) for r in one.returns])
-        share = one.weight if len(set(one.taken.tolist())) == len(one.taken) else one.multiplicity
         before += scaled.mean(0) / len(found)
-        after += np.average(scaled, axis=0, weights=share) / len(found)
+        after += np.average(scaled, axis=0, weights=one.weight) / len(found)
     episodes = np.arange(1, least + 1)
     left.plot(episodes, before, color=colour(7), label="before")
     left.plot(episodes, after, color=colour(0), label="after")

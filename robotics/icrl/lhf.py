@@ -71,22 +71,21 @@ def probabilities(scores: ArrayLike) -> Floats:
     return np.asarray((u - u.min()) / spread)
 
 
-def resample(probability: ArrayLike, random: np.random.Generator, size: int | None = None) -> Whole:
-    """Numbers of the histories taken, in order, `size` of them (N by default), by sweeps over all N. The last sweep is
-    cut where the number is reached, as published, so that histories that come early are taken a little more often.
+def resample(probability: ArrayLike, random: np.random.Generator) -> Whole:
+    """Numbers of the N histories taken, in order, N of them, by sweeps over all. The last sweep is cut where the number
+    is reached, as published, so that histories that come early are taken a little more often.
 
     Draws are in (0, 1], so that P = 1 is always taken and P = 0 never. Raises ValueError where all P are 0.
     """
     p = np.asarray(probability, np.float64)
-    wanted = len(p) if size is None else size
     if not (p > 0).any():
         raise ValueError("every probability is 0; one above 0 wanted")
     sweeps: list[Whole] = []
     found = 0
-    while found < wanted:
+    while found < len(p):
         sweeps.append(np.flatnonzero(1 - random.random(len(p)) <= p))
         found += len(sweeps[-1])
-    return np.concatenate(sweeps)[:wanted] if sweeps else np.zeros(0, np.int64)
+    return np.concatenate(sweeps)[: len(p)]
 
 
 def weights(probability: ArrayLike) -> Floats:
@@ -122,7 +121,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Scores:
-    """The N histories of one task. `taken` lists the chosen ones (each once with `reweight`), `weight` the factors."""
+    """The N histories of one task. `taken` lists the chosen ones (with `reweight` each that has a weight, once);
+    `weight` says how much each counts: how often it is taken, or the factor of its loss."""
 
     task: str
     returns: list[Floats]
@@ -194,7 +194,7 @@ def score_task(
         taken = resample(p, random)
         factor = np.bincount(taken, minlength=len(p)).astype(np.float64)
     else:
-        taken, factor = np.arange(len(p)), weights(p)
+        taken, factor = np.flatnonzero(p), weights(p)
     return Scores(task, checked, low, high, better, steady, u, p, taken, factor, tuple(notes))
 
 
@@ -239,23 +239,35 @@ def _checked(
             fault = Fault(where, f"return {r[first]} of episode {first}", "finite numbers", "leave it out")
             faults.append(fault)
             continue
-        # Sums of float rewards may pass the bound by rounding.
-        slack = 1e-6 * max(abs(r_max or 0.0), abs(r_min or 0.0), 1.0)
-        for name, bad in (
-            ("r_max", r_max is not None and r.max() > r_max + slack),
-            ("r_min", r_min is not None and r.min() < r_min - slack),
-        ):
-            if bad:
-                value, bound = (r.max(), r_max) if name == "r_max" else (r.min(), r_min)
-                said = f"return {value:g} beyond {name} {bound:g}"
-                faults.append(Fault(where, said, "returns within the bounds", f"correct {name}"))
+        faults += [Fault(where, *said) for said in beyond(r, r_min, r_max)]
         kept.append(r)
-    if r_max is not None and r_max <= (r_min or 0.0):
-        said = f"r_max {r_max:g}, r_min {r_min or 0.0:g}"
-        faults.append(Fault(f"task {task}", said, "r_max above r_min (0 by default)", "give both"))
+    if said := crossed(r_min, r_max):
+        faults.append(Fault(f"task {task}", *said))
     if faults:
         raise DataInvalid(faults)
     return kept
+
+
+def beyond(returns: Floats, r_min: float | None, r_max: float | None) -> list[tuple[str, str, str]]:
+    """What is found, wanted and to be mended where `returns` pass a given bound by more than rounding of their sums."""
+    slack = 1e-6 * max(abs(r_max or 0.0), abs(r_min or 0.0), 1.0)
+    found = []
+    if r_max is not None and returns.max() > r_max + slack:
+        found.append((returns.max(), "r_max", r_max))
+    if r_min is not None and returns.min() < r_min - slack:
+        found.append((returns.min(), "r_min", r_min))
+    return [
+        (f"return {value:g} beyond {name} {bound:g}", "returns within the bounds", f"correct {name}")
+        for value, name, bound in found
+    ]
+
+
+def crossed(r_min: float | None, r_max: float | None) -> tuple[str, str, str] | None:
+    """What is found, wanted and to be mended where nothing lies between the bounds."""
+    low = r_min or 0.0
+    if r_max is None or r_max > low:
+        return None
+    return f"r_max {r_max:g}, r_min {low:g}", "r_max above r_min (0 by default)", "give both"
 
 
 def _bounds(

@@ -7,7 +7,7 @@ A file's tasks are played side by side, each copy with a context of its own. Equ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from robotics.icrl.config import IcrlConfig
-from robotics.icrl.data import score_histories, spaces_of
+from robotics.icrl.data import rule_of, score_histories, spaces_of
 from robotics.icrl.envs.base import Family
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.envs.grid import GridFamily
@@ -70,9 +70,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Filtered:
-    """Of one store: scores by task."""
+    """Of one store: scores by task, and the rule they follow."""
 
     scores: dict[str, Scores]
+    rule: dict[str, Any]
     notes: list[str]
 
 
@@ -88,6 +89,8 @@ class IcrlPredictor(Predictor):
             path = key if key.startswith("filter.") else f"predict.{key}"
             over = merge(over, nested(path.split("."), value))
         self.config: IcrlConfig = bundle.config(IcrlConfig, over or None)
+        # Stores are not the bundle's: they are scored as published, unless the options say otherwise.
+        self.scoring = IcrlConfig.model_validate({"filter": over.get("filter", {})})
         self.network = load(bundle, self.config)
 
     # ------------------------------------------------------------ files
@@ -143,14 +146,16 @@ class IcrlPredictor(Predictor):
             raise ItemError.of(wrong[0])
         store = Store(path)
         try:
-            found = score_histories(store, store.tasks, self.config)
+            found = score_histories(store, store.tasks, self.scoring)
         except DataInvalid as err:
             raise ItemError.of(err.faults[0]) from None
-        return Filtered(found, [str(fault) for fault in faults])
+        rule = asdict(rule_of(self.scoring)) | {"seed": self.scoring.seed}
+        return Filtered(found, rule, [str(fault) for fault in faults])
 
     def write(self, result: Result | Filtered, folder: Path) -> dict[str, Any]:
         if isinstance(result, Filtered):
-            return write_scores(result.scores, folder) | {"notes": result.notes[:SHOWN]}
+            written = write_scores(result.scores, folder)
+            return {"rule": result.rule, **written, "notes": result.notes[:SHOWN]}
         played, how = result.played, self.config.predict
         atomic_write_text(folder / "returns.csv", _csv(returns_table(played)))
         atomic_write_text(folder / "steps.csv", _csv(steps_table(played)))

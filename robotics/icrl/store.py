@@ -23,7 +23,7 @@ format in ``<file>.parts/`` beside it; reading joins both, and of a (task, histo
 
     store = Store(path)                    # raises `DataInvalid`: absent, empty, not HDF5, other format, other version
     store.meta, store.tasks                # Meta, sorted task indices
-    store.params(task)                     # {"goal": [4, 2]}
+    store.task(task).params                # {"goal": [4, 2]}
     one = store.read(task)                 # Histories: (N, T, …) arrays of all its histories
     one.next_obs("terminal" | "reset")     # spec 0.11: what a model should see, what DICP's files hold
     one.returns()                          # (N, K) of complete episodes, NaN where a history has fewer
@@ -34,7 +34,7 @@ format in ``<file>.parts/`` beside it; reading joins both, and of a (task, histo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -85,12 +85,25 @@ class Meta:
             raise ValueError(f"{odd[0]} is no mapping")
         values |= {key: str(attributes[key]) for key in ("env_id", "algorithm")}
         values |= {key: int(attributes[key]) for key in ("seed", "horizon")}
+        for key in mappings[:2]:
+            _require_described(key, values[key])
         return cls(**values)
 
     def differences(self, other: Meta) -> list[str]:
         """``seed 0 and 1`` for each attribute in which two stores disagree."""
         mine, theirs = self.attributes(), other.attributes()
         return [f"{key} {mine[key]} and {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+
+
+def _require_described(name: str, space: Mapping[str, Any]) -> None:
+    """Raises `KeyError`, `TypeError`, `ValueError` for a space that is not as the format has it."""
+    if space["kind"] not in ("discrete", "box"):
+        raise ValueError(f"{name} of kind {space['kind']}")
+    if space["kind"] == "discrete":
+        int(space["n"])
+        return
+    for side in ("low", "high"):
+        np.broadcast_to(np.asarray(space.get(side) or 0, float), tuple(space["shape"]))
 
 
 @dataclass(frozen=True)
@@ -274,9 +287,6 @@ class Store:
             raise _invalid(self.path, f"no task {index}", f"one of {_some(self.tasks)}", "", str(index))
         return self._tasks[index]
 
-    def params(self, index: int) -> dict[str, Any]:
-        return dict(self.task(index).params)
-
     def numbers(self, index: int) -> NDArray[np.int64]:
         """Numbers of the histories that a task has, ascending; empty for a task that is not there."""
         pieces = self._pieces.get(index, [])
@@ -297,8 +307,8 @@ class Store:
         """Histories of all tasks."""
         return sum(len(piece.history) for pieces in self._pieces.values() for piece in pieces)
 
-    def read(self, index: int, rows: Sequence[int] | Array | None = None) -> Histories:
-        """Histories of one task by their place (all: None), ordered by number. Raises `DataInvalid`."""
+    def read(self, index: int) -> Histories:
+        """Histories of one task, ordered by number. Raises `DataInvalid`."""
         self.task(index)
         blocks = [_read(piece, index) for piece in self._pieces[index]]
         try:
@@ -306,22 +316,15 @@ class Store:
         except ValueError as err:
             raise _invalid(self.path, str(err), "pieces of one shape", "collect again", str(index)) from err
         order = np.argsort(block.history, kind="stable")
-        if rows is not None:
-            order = order[np.asarray(rows, np.int64)]
-        elif np.array_equal(order, np.arange(len(block))):
-            return block
-        return block.keep(order)
+        return block if np.array_equal(order, np.arange(len(block))) else block.keep(order)
 
     def __iter__(self) -> Iterator[tuple[Task, Histories]]:
         for index in self.tasks:
             yield self.task(index), self.read(index)
 
-    def load(self, tasks: Iterable[int] | None = None) -> Histories:
-        """All histories of several tasks (all: None) as one, in the order named. Raises `DataInvalid`."""
-        wanted = self.tasks if tasks is None else list(tasks)
-        if not wanted:
-            raise _invalid(self.path, "no task asked for", "at least one")
-        blocks = [self.read(index) for index in wanted]
+    def load(self, tasks: Sequence[int]) -> Histories:
+        """All histories of several tasks, one at least, as one, in the order named. Raises `DataInvalid`."""
+        blocks = [self.read(index) for index in tasks]
         lengths = sorted({block.steps for block in blocks})
         if len(lengths) > 1:
             found = f"histories of {lengths[0]} to {lengths[-1]} steps"
@@ -379,10 +382,11 @@ def _task(path: Path, index: int, attributes: Mapping[str, Any]) -> Task:
         return None if np.isnan(value) else value
 
     try:
-        params = json.loads(attributes["params"])
-    except (KeyError, ValueError) as err:
-        raise _invalid(path, f"params unreadable ({err})", "JSON", "collect again", str(index)) from err
-    return Task(index, params, number("r_min"), number("r_max"), number("random_return"))
+        params = dict(json.loads(attributes["params"]))
+        return Task(index, params, number("r_min"), number("r_max"), number("random_return"))
+    except (KeyError, TypeError, ValueError) as err:
+        found = f"params or returns unreadable ({err})"
+        raise _invalid(path, found, "a JSON mapping, numbers", "collect again", str(index)) from err
 
 
 def _read(piece: _Piece, index: int) -> Histories:

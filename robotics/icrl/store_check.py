@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robotics.icrl.lhf import beyond, crossed
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
 from shared.errors import DataInvalid, Fault
 
@@ -51,44 +52,47 @@ def check_task(path: Path, meta: Meta, task: Task, block: Histories) -> list[Fau
     if len(few):
         found = f"{_which(block, few)} with {complete[few[0]]} complete episodes"
         return [_fault(path, found, "2 at least, to see it learn", "collect more steps", where)]
-    return [
-        _fault(path, found, wanted, mend, where, warn=True) for found, wanted, mend in _scores(task, returns)
-    ]
+    if said := _limits(task, block, returns):
+        return [_fault(path, *each, where) for each in said]
+    return [_fault(path, *each, where, warn=True) for each in _scores(task, returns)]
 
 
 def _numbers(meta: Meta, block: Histories) -> Iterable[tuple[str, str, str]]:
-    named: list[tuple[str, Any, Mapping[str, Any]]] = [
-        ("rewards", block.rewards, {}),
-        ("obs", block.obs, meta.observation_space),
-        ("actions", block.actions, meta.action_space),
-    ]
-    if block.optimal_actions is not None:
-        named.append(("optimal_actions", block.optimal_actions, meta.action_space))
-    for name, array, space in named:
-        wanted = tuple(space.get("shape", ()))
-        if space and array.shape[2:] != wanted:
-            yield f"{name} of shape {list(array.shape[2:])}", f"the space's {list(wanted)}", "collect again"
+    last = block.ends.copy()
+    last[:, -1] = True  # where `final_obs` means something
+    for name, space in (
+        ("rewards", {}),
+        ("obs", meta.observation_space),
+        ("final_obs", meta.observation_space),
+        ("actions", meta.action_space),
+        ("optimal_actions", meta.action_space),
+    ):
+        array = getattr(block, name)
+        if array is None:
             continue
-        whole = space.get("kind") == "discrete" or "int" in str(space.get("dtype", ""))
-        if whole and array.dtype.kind == "f" and (array != np.floor(array)).any():
-            at = np.argwhere(array != np.floor(array))[0]
-            found = f"{name} {array[tuple(at)]} in history {block.history[at[0]]}, step {at[1]}"
-            yield found, "whole numbers", "collect again"
+        shape = list(space.get("shape", ()))
+        if list(array.shape[2:]) != shape:
+            yield f"{name} of shape {list(array.shape[2:])}", f"the space's {shape}", "collect again"
             continue
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            at = np.argwhere(~np.isfinite(array))[0]
-            yield (
-                f"{name} {array[tuple(at)]} in history {block.history[at[0]]}, step {at[1]}",
-                "finite",
-                "collect again",
-            )
-        elif (bounds := _bounds(space)) is not None:
-            low, high = bounds
-            outside = (array < low) | (array > high)
-            if outside.any():
-                at = np.argwhere(outside)[0]
+        for wrong, wanted in _wrong(array, space):
+            if name == "final_obs":
+                wrong = wrong & last.reshape(*last.shape, *[1] * len(shape))
+            if wrong.any():
+                at = np.argwhere(wrong)[0]
                 found = f"{name} {array[tuple(at)]} in history {block.history[at[0]]}, step {at[1]}"
-                yield found, f"the space's {_plain(low)} to {_plain(high)}", "collect again"
+                yield found, wanted, "collect again"
+                break
+
+
+def _wrong(array: Any, space: Mapping[str, Any]) -> Iterable[tuple[NDArray[np.bool_], str]]:
+    """Where numbers are not finite, not whole, or out of their space, and what is wanted."""
+    if array.dtype.kind == "f":
+        yield ~np.isfinite(array), "finite"
+        if space.get("kind") == "discrete" or "int" in str(space.get("dtype", "")):
+            yield array != np.floor(array), "whole numbers"
+    if (bounds := _bounds(space)) is not None:
+        low, high = bounds
+        yield (array < low) | (array > high), f"the space's {_plain(low)} to {_plain(high)}"
 
 
 def _bounds(space: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -127,19 +131,23 @@ def _episodes(meta: Meta, block: Histories) -> Iterable[tuple[str, str, str]]:
         yield found, f"the horizon of {meta.horizon}", "mend `horizon` or collect again"
 
 
+def _limits(task: Task, block: Histories, returns: NDArray[np.float64]) -> list[tuple[str, str, str]]:
+    """What a filter would refuse: the first history that passes each bound, and bounds with nothing between."""
+    first: dict[str, tuple[str, str, str]] = {}
+    for number, row in zip(block.history, returns):
+        for found, wanted, mend in beyond(row[~np.isnan(row)], task.r_min, task.r_max):
+            first.setdefault(mend, (f"history {number}: {found}", wanted, mend))
+    said = crossed(task.r_min, task.r_max)
+    return [*first.values(), *([said] if said else [])]
+
+
 def _scores(task: Task, returns: NDArray[np.float64]) -> Iterable[tuple[str, str, str]]:
     best, worst = float(np.nanmax(returns)), float(np.nanmin(returns))
     if task.r_max is None:
         yield f"r_max not known; best return seen is {best:g}", "the task's best return", "it is used instead"
-    elif best > task.r_max + 1e-6 * abs(task.r_max):
-        yield f"return {best:g} above r_max {task.r_max:g}", "r_max no return exceeds", "mend r_max"
-    if worst < (task.r_min or 0.0) - 1e-6:
-        missing = "r_min not known" if task.r_min is None else f"r_min {task.r_min:g}"
-        yield (
-            f"return {worst:g}, {missing}",
-            "r_min no return falls below",
-            "returns are scaled from the least seen",
-        )
+    if task.r_min is None and worst < 0:
+        found = f"return {worst:g}, r_min not known"
+        yield found, "r_min no return falls below", "returns are scaled from the least seen"
     if len(returns) > 1 and np.array_equal(
         returns, np.broadcast_to(returns[0], returns.shape), equal_nan=True
     ):

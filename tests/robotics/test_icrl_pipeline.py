@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 pytest.importorskip("h5py", reason="the robotics extra is not installed")
 
@@ -157,6 +159,12 @@ def test_a_store_of_ones_own_is_checked_and_used(tmp_path: Path) -> None:
     data.setup("fit")
     assert sorted(index for part in data.parts.values() for index in part) == sorted(train)
     assert data.facts().items == 6
+
+    later = [task.index for task in tasks("darkroom", "train")[20:23]]  # none of the split's first two
+    collect("darkroom", later, 2, 60, 0, tmp_path / "later.h5", "q-learning")
+    data = IcrlData(small(data={"path": str(tmp_path / "later.h5"), "tasks": 2}))
+    data.setup("fit")
+    assert data.parts == {"train": later[:1], "val": later[1:2]}
 
     lonely = tmp_path / "lonely.h5"
     collect("darkroom", [held], 2, 60, 0, lonely, "q-learning")
@@ -342,6 +350,30 @@ def test_a_store_is_scored_history_by_history(shipped: IcrlPredictor, tmp_path: 
     table = pd.read_csv(tmp_path / "out" / "histories.csv")
     assert len(table) == summary["histories"] == 12 and (tmp_path / "out" / "filter.png").is_file()
     assert (table.groupby("task")["multiplicity"].sum() == 6).all()
+
+
+def test_a_store_is_scored_as_published_whatever_the_bundle_says(tmp_path: Path) -> None:
+    assert PIPELINE.builtin is not None
+    shutil.copytree(PIPELINE.builtin, tmp_path / "own")
+    file = tmp_path / "own" / "config.yaml"
+    told = yaml.safe_load(file.read_text())
+    told["filter"], told["seed"] = {"mode": "reweight", "stability_weight": 7.0}, 3
+    told["data"] |= {"first": 0.5}
+    file.write_text(yaml.safe_dump(told))
+    collect("darkroom", [0], 6, 200, 0, tmp_path / "h.h5", "q-learning")
+    published = {"mode": "filter", "stability_weight": 1.0, "temperature": None, "seed": 0}
+    for options, wanted in (
+        ({}, published),
+        ({"filter.stability_weight": 0.5}, published | {"stability_weight": 0.5}),
+        ({"filter.mode": "reweight"}, published | {"mode": "reweight"}),
+    ):
+        predictor = IcrlPredictor(Bundle.open(tmp_path / "own"), options)
+        found = predictor.predict(predictor.discover([tmp_path / "h.h5"])[0])
+        assert predictor.write(found, tmp_path)["rule"] == wanted
+        table = pd.read_csv(tmp_path / "histories.csv")
+        assert (table["episodes"] == 10).all()
+        unified = table["improvement"] + wanted["stability_weight"] * table["stability"]
+        assert table["unified"].to_numpy() == pytest.approx(unified)
 
 
 def test_serving_answers_as_the_tables_say(shipped: IcrlPredictor) -> None:

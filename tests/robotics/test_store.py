@@ -20,6 +20,9 @@ import h5py
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.convert import convert
+from robotics.icrl.lhf import score
+from robotics.icrl.models.batch import of_histories
+from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
 from robotics.icrl.store_check import check
 from robotics.icrl.store_writer import StoreWriter
@@ -77,11 +80,10 @@ def same(one: Histories, other: Histories) -> bool:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     store = Store(write(tmp_path / "s.h5", block(7), block(2, count=2)))
     assert store.meta == META and store.tasks == [2, 7] and len(store) == 5
-    assert store.params(7) == {"goal": [7, 0]} and store.task(2).r_max == 20
+    assert store.task(7).params == {"goal": [7, 0]} and store.task(2).r_max == 20
     assert same(store.read(7), block(7)) and same(store.read(2), block(2, count=2))
-    both = store.load()
+    both = store.load(store.tasks)
     assert both.task.tolist() == [2, 2, 7, 7, 7] and both.obs.shape == (5, 12, 2)
-    assert same(store.read(7, [2, 0]), block(7).keep([2, 0]))
     assert not parts_folder(tmp_path / "s.h5").exists()
     with h5py.File(tmp_path / "s.h5") as file:
         assert file["7/obs"].chunks == (1, 12, 2) and file["7/obs"].compression == "gzip"
@@ -259,10 +261,34 @@ def test_faults_of_histories_are_lines(
 def test_scales_that_do_not_hold_are_said(tmp_path: Path) -> None:
     unknown = check(write(tmp_path / "unknown.h5", block(), r_max=None))
     assert [fault.severity for fault in unknown] == ["warning"] and "r_max not known" in str(unknown[0])
-    low = check(write(tmp_path / "low.h5", block(), r_max=1.0))
-    assert "above r_max 1; r_max no return exceeds; mend r_max" in str(low[0])
-    high = check(write(tmp_path / "high.h5", block(), r_min=3.0))
-    assert "r_min 3; r_min no return falls below" in str(high[0])
+    below = block()
+    below.rewards[0] -= 9
+    (unknown,) = check(write(tmp_path / "below.h5", below, r_min=None))
+    assert unknown.severity == "warning" and "r_min not known; r_min no return falls below" in str(unknown)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "line"),
+    [
+        (
+            {"r_max": 1.0},
+            "history 0: return 4.40518 beyond r_max 1; returns within the bounds; correct r_max",
+        ),
+        (
+            {"r_min": 5.0},
+            "history 0: return 2.06114 beyond r_min 5; returns within the bounds; correct r_min",
+        ),
+        ({"r_min": 9.0, "r_max": 9.0}, "r_max 9, r_min 9; r_max above r_min (0 by default); give both"),
+    ],
+    ids=str,
+)
+def test_check_refuses_what_a_filter_refuses(tmp_path: Path, bounds: dict[str, Any], line: str) -> None:
+    path = write(tmp_path / "s.h5", block(), **bounds)
+    found = check(path)
+    assert {fault.severity for fault in found} == {"error"}
+    assert f"{path}:0: {line}" in map(str, found)
+    with pytest.raises(DataInvalid):
+        score({"0": list(block().returns())}, **{key: {"0": value} for key, value in bounds.items()})
 
 
 def absent(path: Path) -> None:
@@ -303,9 +329,49 @@ def newer(path: Path) -> None:
         file.attrs["version"] = 9
 
 
+def said(where: str, name: str, value: Any) -> Callable[[Path], None]:
+    """One attribute is something else."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            file[where].attrs[name] = value
+
+    return damage
+
+
+def final_broken(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        final = file["0/final_obs"][()] + 0.5
+        del file["0/final_obs"]
+        file["0/final_obs"] = final
+    said("/", "observation_space", '{"kind": "box", "shape": [2], "dtype": "int32", "low": 0, "high": 8}')(
+        path
+    )
+
+
+NO_MAPPING, NO_ATTRIBUTE = (
+    "is no mapping); all of them; collect again",
+    "s.h5: attribute absent or unreadable (",
+)
+
+
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
+        (said("/", "hyper", 3), f"{NO_ATTRIBUTE}the JSON object must be str"),
+        (said("/", "observation_space", "[]"), f"{NO_ATTRIBUTE}observation_space {NO_MAPPING}"),
+        (
+            said("/", "action_space", '{"kind": "discrete"}'),
+            f"{NO_ATTRIBUTE}'n'); all of them; collect again",
+        ),
+        (said("/", "action_space", '{"kind": "dict"}'), f"{NO_ATTRIBUTE}action_space of kind dict)"),
+        (said("/", "observation_space", '{"kind": "box", "shape": [2], "low": [0, 0, 0]}'), NO_ATTRIBUTE),
+        (said("0", "params", "3"), "s.h5:0: params or returns unreadable ('int' object is not iterable)"),
+        (
+            said("0", "r_max", "high"),
+            "s.h5:0: params or returns unreadable (could not convert string to float",
+        ),
+        (final_broken, "s.h5:0: final_obs "),
         (absent, "s.h5: no such store; an HDF5 file of histories"),
         (truncated, "s.h5: cannot be read as HDF5"),
         (text, "s.h5: cannot be read as HDF5"),
@@ -322,13 +388,13 @@ def test_faults_of_files_are_lines(tmp_path: Path, damage: Callable[[Path], None
     faults = check(path)
     assert len(faults) == 1 and line in str(faults[0]) and "\n" not in str(faults[0])
     with pytest.raises(DataInvalid):
-        Store(path).load()
+        of_histories(Store(path).load([0]), Spaces(cells=(9, 9), actions=5))
 
 
 def test_lengths_differ_between_tasks(tmp_path: Path) -> None:
     store = Store(write(tmp_path / "s.h5", block(0), block(1, steps=14)))
     with pytest.raises(DataInvalid, match="histories of 12 to 14 steps; one length"):
-        store.load()
+        store.load([0, 1])
     with pytest.raises(DataInvalid, match="no task 5; one of 0, 1"):
         store.read(5)
 
@@ -372,13 +438,45 @@ def test_dicp_files_are_converted(tmp_path: Path) -> None:
 
 
 def test_dicp_files_that_break_the_rules_are_refused(tmp_path: Path) -> None:
-    own = collect("darkroom", [0], 4, 60, 0, tmp_path / "own.h5", "random")
+    own = collect("darkroom", [40], 4, 60, 0, tmp_path / "own.h5", "random")
     published = dicp_file(tmp_path, own)
     with pytest.raises(DataInvalid, match=r"convert it: pipelines predict icrl"):
         Store(published)
     with h5py.File(published, "a") as file:
-        file["0/actions"][0, 1] = (file["0/actions"][0, 1] + 1) % 4
-    with pytest.raises(DataInvalid, match="0: a step that the rules do not allow; moves of darkroom"):
+        file["40/actions"][0, 1] = (file["40/actions"][0, 1] + 1) % 4
+    with pytest.raises(DataInvalid, match="40: a step that the rules do not allow; moves of darkroom"):
         convert(published, "store", tmp_path / "out")
     with pytest.raises(UsageError, match="no environment in its name"):
         convert(published.rename(tmp_path / "mine.hdf5"), "store", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "value", "line"),
+    [
+        ("darkroom", "rewards", 2, "reward 2 at step 7, stream 1; [01] by the rules of darkroom"),
+        (
+            "dark-key-to-door",
+            "rewards",
+            5,
+            "reward 5 at step 7, stream 1; [01] by the rules of dark-key-to-door",
+        ),
+        ("darkroom", "optimal_actions", 5, r"optimal_actions \(4, 100\) or out of range"),
+        ("darkroom", "optimal_actions", 0.5, r"optimal_actions \(4, 100\) or out of range"),
+        ("darkroom", "actions", 1.5, "states or actions out of range"),
+    ],
+)
+def test_dicp_rewards_and_labels_are_the_rules(
+    tmp_path: Path, env: str, name: str, value: float, line: str
+) -> None:
+    index = 400 if env == "dark-key-to-door" else 40
+    published = dicp_file(tmp_path, collect(env, [index], 4, 100, 0, tmp_path / "own.h5", "random"))
+    published = published.rename(tmp_path / f"history_{env.replace('-', '')}_PPO_alg-seed0.hdf5")
+    convert(published, "store", tmp_path / "good")
+    with h5py.File(published, "a") as file:
+        group = file[str(index)]
+        array = group[name][()].astype(float if value % 1 else int)
+        array[(7, 1) if name != "optimal_actions" else (1, 7)] = value
+        del group[name]
+        group[name] = array
+    with pytest.raises(DataInvalid, match=line):
+        convert(published, "store", tmp_path / "out")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robotics.icrl.envs.base import Array, Task
 from robotics.icrl.envs.batch import GridBatch
-from robotics.icrl.envs.grid import ACTIONS, GridFamily, GridTask, labels, positions, transitions
+from robotics.icrl.envs.grid import ACTIONS, GridFamily, GridTask, positions, transitions
 from robotics.icrl.store import Histories
 from robotics.icrl.store import Task as StoredTask
 
@@ -90,8 +90,7 @@ def histories(
     """One block per task; `numbers` names the streams."""
     steps = len(recording.cells)
     room = chosen[0].family
-    step = np.arange(steps)
-    over = (step + 1) % room.horizon == 0
+    over = (np.arange(steps) + 1) % room.horizon == 0
     shape = (len(numbers), steps)
     places, table = positions(room.size), transitions(room.size)
     blocks = []
@@ -104,20 +103,7 @@ def histories(
         kept = np.union1d(np.flatnonzero(over), [steps - 1])
         moves = np.asarray(task.moves)[actions[:, kept]]
         final[:, kept] = places[table.ravel()[cells[:, kept].astype(np.intp) * ACTIONS + moves]]
-        starts = np.broadcast_to(step % room.horizon == 0, shape)
-        blocks.append(
-            Histories(
-                obs=obs,
-                actions=actions,
-                rewards=rewards.astype(np.float32),
-                terminations=np.zeros(shape, bool),
-                truncations=np.broadcast_to(over, shape).copy(),
-                episode=np.broadcast_to(step // room.horizon, shape).astype(np.int32),
-                final_obs=final,
-                task=np.full(len(numbers), task.index),
-                history=numbers,
-                source=np.full(len(numbers), source),
-                optimal_actions=labels(task, obs, rewards, starts).astype(np.uint8),
-            )
-        )
+        never, over_all = np.zeros(shape, bool), np.broadcast_to(over, shape).copy()
+        gained = rewards.astype(np.float32)
+        blocks.append(block(task, numbers, source, obs, actions, gained, never, over_all, final))
     return blocks

@@ -95,13 +95,14 @@ def arrays(
         wanted = (*r.shape, width) if width else r.shape
         if np.shape(values) != wanted:
             raise _invalid("histories", f"{name} {list(np.shape(values))}", f"{list(wanted)}")
-    see = np.int64 if spaces.cells else np.float32
-    do = np.int64 if spaces.actions else np.float32
-    named = {"obs": np.asarray(obs, see), "next_obs": np.asarray(next_obs, see)}
-    named |= {"actions": np.asarray(actions, do), "rewards": r}
-    named["optimal_actions"] = named["actions"] if optimal is None else np.asarray(optimal, do)
-    for name, array in named.items():
-        _check(name, array, spaces)
+    named = {
+        "obs": _checked("obs", obs, spaces.cells),
+        "next_obs": _checked("next_obs", next_obs, spaces.cells),
+    }
+    named |= {"actions": _checked("actions", actions, spaces.actions), "rewards": _checked("rewards", r)}
+    named["optimal_actions"] = (
+        named["actions"] if optimal is None else _checked("optimal_actions", optimal, spaces.actions)
+    )
     factor = np.ones(count, np.float32) if weight is None else np.asarray(weight, np.float32)
     if factor.shape != (count,) or not np.isfinite(factor).all() or (factor < 0).any() or not factor.any():
         raise _invalid("histories", "weights", f"{count} of 0 or more, not all 0")
@@ -144,15 +145,21 @@ def returns_to_go(rewards: Any, starts: Any) -> Any:
     return found
 
 
-def _check(name: str, array: Any, spaces: Spaces) -> None:
-    if array.dtype.kind == "f":
-        wrong, wanted = ~np.isfinite(array), "finite numbers"
+def _checked(name: str, values: Any, below: int | tuple[int, ...] = 0) -> Any:
+    """Whole numbers below `below`, finite reals without it. Raises `DataInvalid` for others, which a cast would cut."""
+    given: Any = np.asarray(values)
+    with np.errstate(invalid="ignore"):  # of NaN to whole numbers, found below
+        array: Any = given.astype(np.int64 if below else np.float32)
+    if below:
+        top = np.asarray(below)
+        wrong = (array != given) | (array < 0) | (array >= top)
+        wanted = f"whole numbers from 0 to below {top.tolist()}"
     else:
-        top = np.asarray(spaces.cells if "obs" in name else spaces.actions)
-        wrong, wanted = (array < 0) | (array >= top), f"whole numbers from 0 to below {top.tolist()}"
+        wrong, wanted = ~np.isfinite(array), "finite numbers"
     if wrong.any():
         at = np.argwhere(wrong)[0]
-        raise _invalid(f"history {at[0]}", f"{name} {array[tuple(at)]} at step {at[1]}", wanted)
+        raise _invalid(f"history {at[0]}", f"{name} {given[tuple(at)]} at step {at[1]}", wanted)
+    return array
 
 
 def _invalid(source: str, found: str, wanted: str) -> DataInvalid:
