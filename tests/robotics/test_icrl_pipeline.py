@@ -312,6 +312,9 @@ def test_the_shipped_models_learn_new_goals_in_their_context(name: str, tmp_path
     result: Any = shipped.predict(item)
     curve = result.played.normalised.mean((0, 1))
     assert curve[0] < 0.3 and curve[-3:].mean() > 0.95
+    if name != "builtin":  # its policy imitates errors, its plans leave them out
+        by_policy = IcrlPredictor(Bundle.open(PIPELINE.shipped[name]), {"plan": "never"}).predict(item)
+        assert by_policy.played.normalised[..., -3:].mean() < curve[-3:].mean() - 0.1
 
     (tmp_path / "out").mkdir()
     summary = shipped.write(result, tmp_path / "out")
