@@ -63,9 +63,10 @@ class Plan(Config):
     """How far and how wide `planning` looks.
 
     Published: width 10; depth grid − 1 in Darkroom, twice that elsewhere; only once the context is full (`legacy`
-    models wait for that). Reals: `samples` actions, the one of highest predicted reward.
+    models wait for that). Deeper than a few steps a beam finds rewards that a small world model makes up. Reals:
+    `samples` actions, the one of highest predicted reward.
     """
 
-    width: int = Field(10, ge=1, description="beams kept")
-    depth: int = Field(8, ge=1, description="steps looked ahead at most")
+    width: int = Field(5, ge=1, description="beams kept")
+    depth: int = Field(4, ge=1, description="steps looked ahead at most")
     samples: int = Field(10, ge=1, description="real actions tried, the policy's mean first")
