@@ -88,11 +88,11 @@ STORES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "broken coordinates": (
         lambda path: write(path, replace(long(), obs=long().obs / np.float32(2)), meta=DARKROOM),
-        "s.h5:0: obs ",
+        "s.h5:0: obs 1.5 in history 0, step 0; whole numbers; collect again",
     ),
     "labels that are no actions": (
         lambda path: write(path, replace(long(), optimal_actions=long().actions + 5), meta=DARKROOM),
-        "s.h5:0: optimal_actions ",
+        "s.h5:0: optimal_actions 7 in history 0, step 0; the space's 0 to 4; collect again",
     ),
     "NaN reward": (
         lambda path: write(path, *bad.nan_rewards()),
