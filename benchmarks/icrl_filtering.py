@@ -1,4 +1,4 @@
-"""Learning-history filtering against none, for each backbone, on clean histories and with 30 % random ones.
+"""Learning-history filtering against none, for each backbone, in LHF's four settings.
 
 The runs of a cell differ by the filter alone: same histories, same seed. Histories are noise-distilled: at this size
 nothing is learned in context from streams of PPO. Seeds come one after another, so that a stopped benchmark has whole
@@ -28,12 +28,21 @@ ROOMS = {
         "evaluate.episodes=20", "evaluate.copies=3",
     ),
 }  # fmt: skip
-NOISE = {"clean": 0.0, "30 % random": 0.3}
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "clean": (),
+    "30 % random": ("data.random_share=0.3",),
+    "half histories": ("data.first=0.5",),
+    "light model": ("model.dim=16",),
+}
 PUBLISHED = {
     ("darkroom", "clean"): (25.1, 15.2, 3.5),
     ("darkroom", "30 % random"): (90.7, 19.0, 21.4),
+    ("darkroom", "half histories"): (14.1, 11.4, 19.6),
+    ("darkroom", "light model"): (22.4, 28.8, 10.6),
     ("dark-key-to-door", "clean"): (1.8, 2.5, 15.5),
     ("dark-key-to-door", "30 % random"): (1.2, 4.2, 10.1),
+    ("dark-key-to-door", "half histories"): (0.3, 1.0, 0.1),
+    ("dark-key-to-door", "light model"): (16.7, 18.7, 2.1),
 }
 """Relative enhancement, %, of `METHODS`"""
 COMMON = (
@@ -48,7 +57,7 @@ COMMON = (
 """A minute on one core each."""
 
 
-def filtering_rows(room: str, noise: str, say: Say) -> list[dict[str, Any]]:
+def filtering_rows(room: str, setting: str, say: Say) -> list[dict[str, Any]]:
     """Mean return over all test episodes, normalised, of both ways, and the relative enhancement with its interval."""
     found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     rows: list[dict[str, Any]] = []
@@ -56,14 +65,14 @@ def filtering_rows(room: str, noise: str, say: Say) -> list[dict[str, Any]]:
         for method in METHODS:
             found[method].append(
                 (
-                    _run(room, noise, method, "none", seed, say),
-                    _run(room, noise, method, "stochastic", seed, say),
+                    _run(room, setting, method, "none", seed, say),
+                    _run(room, setting, method, "stochastic", seed, say),
                 )
             )
         rows = [
             row
             for at, method in enumerate(METHODS)
-            for row in _rows(room, noise, at, np.array(found[method]))
+            for row in _rows(room, setting, at, np.array(found[method]))
         ]
         say(
             "; ".join(
@@ -75,22 +84,22 @@ def filtering_rows(room: str, noise: str, say: Say) -> list[dict[str, Any]]:
     return rows
 
 
-def _run(room: str, noise: str, method: str, mode: str, seed: int, say: Say) -> float:
+def _run(room: str, setting: str, method: str, mode: str, seed: int, say: Say) -> float:
     sets = (
-        *COMMON, *ROOMS[room], f"data.env={room}", f"data.random_share={NOISE[noise]}", f"model.method={method}",
+        *COMMON, *ROOMS[room], *SETTINGS[setting], f"data.env={room}", f"model.method={method}",
         f"filter.mode={mode}", f"seed={seed}",
     )  # fmt: skip
     _, folder = run_once(Request("icrl", "default", sets=sets), say)
     return float(Bundle.open(folder / "bundle").metrics["normalised_return"])
 
 
-def _rows(room: str, noise: str, at: int, pairs: Any) -> list[dict[str, Any]]:
+def _rows(room: str, setting: str, at: int, pairs: Any) -> list[dict[str, Any]]:
     """(S, 2) normalised returns without and with the filter → table rows.
 
     The enhancement is of the means over seeds, as published; its interval is that of the paired differences over the
     mean without the filter (Student's t, 95 %).
     """
-    case, without = f"{room}, {noise}", float(pairs[:, 0].mean())
+    case, without = f"{room}, {setting}", float(pairs[:, 0].mean())
     difference = (pairs[:, 1] - pairs[:, 0])[:, None] / without * 100
     low, high = interval(difference)[:, 0]
     named = {"case": case, "model": METHODS[at], "seeds": len(pairs)}
@@ -101,12 +110,12 @@ def _rows(room: str, noise: str, at: int, pairs: Any) -> list[dict[str, Any]]:
         | {
             "quantity": "relative enhancement", "unit": "%", "ours": round(float(difference.mean()), 1),
             "low": round(float(low), 1), "high": round(float(high), 1),
-            "published": PUBLISHED[room, noise][at],
+            "published": PUBLISHED[room, setting][at],
         },
     ]  # fmt: skip
 
 
 CASES: dict[str, Callable[[Say], list[dict[str, Any]]]] = {
-    f"{room}, {noise}": partial(filtering_rows, room, noise) for room in ROOMS for noise in NOISE
+    f"{room}, {setting}": partial(filtering_rows, room, setting) for room in ROOMS for setting in SETTINGS
 }
 QUICK = ("darkroom, 30 % random",)
