@@ -128,6 +128,10 @@ class NetworkUse:
     in_chans: int
     size: tuple[int, ...]
     causal: bool = False
+    streaming: bool = False
+    """Whether it also goes token by token"""
+    kinds: tuple[str, ...] = ()
+    """Kinds of parts it takes; none given, all"""
 
 
 class Pipeline(ABC):

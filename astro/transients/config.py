@@ -12,6 +12,7 @@ from shared.nets.config import BackboneSource
 
 
 class TransientsDataConfig(DataConfig):
+    workers: Literal[0] = Field(0, description="gridded curves lie in memory; nothing is read")
     read: ReadConfig = ReadConfig()
     classes: tuple[str, ...] = Field(
         (), description="labels, in the order of the outputs; empty = those of the data"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from robotics.icrl.collect.known import refusal
 from robotics.icrl.envs import names
 from robotics.icrl.models.config import ModelConfig, Plan
 from robotics.icrl.models.spaces import Spaces
@@ -21,16 +21,6 @@ def _known(name: str) -> str:
 
 
 Room = Annotated[str, AfterValidator(_known)]
-_GRIDS_ONLY = (names.DARK, "it knows the dark grids only", "noise-distillation, sb3 or random")
-KNOWN: Mapping[str, tuple[tuple[str, ...], str, str]] = {
-    "explorer": (
-        ("darkroom", "darkroom-large"), "it knows rooms with one goal", "noise-distillation, sb3 or random"
-    ),
-    "population": _GRIDS_ONLY,
-    "q-learning": _GRIDS_ONLY,
-    "noise-distillation": (names.EXPERTS, "no expert is known there", "sb3 or random"),
-}  # fmt: skip
-"""Of collectors that do not know every family: those they know, why, and what to choose in continuous control."""
 
 
 class IcrlDataConfig(DataConfig):
@@ -51,6 +41,7 @@ class IcrlDataConfig(DataConfig):
     first: float = Field(
         1.0, gt=0, le=1, description="share of each history's steps that is used; LHF's partial setting: 0.5"
     )
+    workers: Literal[0] = Field(0, description="histories lie in memory; nothing is read")
     tasks: int = Field(0, ge=0, description="training tasks at most; 0 = all of the family's training part")
     validation: float = Field(0.06, gt=0, lt=1, description="share of training tasks that pick the weights")
     spaces: Spaces | None = Field(None, description="what agents see and do; none = the family's")
@@ -121,9 +112,6 @@ class IcrlConfig(RunConfig):
                 "predict.plan: always; a world model wanted: model.method dicp or model.dynamics true"
             )
         data = self.data
-        if data.path is None and data.collector in KNOWN:
-            rooms, what, others = KNOWN[data.collector]
-            if data.env not in rooms:
-                others = "another" if data.env in names.DARK else others
-                raise ValueError(f"data.collector: {data.collector} in {data.env}; {what}; choose {others}")
+        if data.path is None and (why := refusal(data.collector, data.env)):
+            raise ValueError(f"data.collector: {why}")
         return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robotics.icrl.config import IcrlConfig
 from shared.errors import Fault
-from shared.pipeline import DataFacts, Evaluation, Pipeline, Predictor, Primary
+from shared.pipeline import DataFacts, Evaluation, NetworkUse, Pipeline, Predictor, Primary
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -28,6 +28,7 @@ class Icrl(Pipeline):
     config_type = IcrlConfig
     primary = Primary("normalised_return", "max")
     headline = ("normalised_return", "first_episode", "last_episodes", "rise", "episode_above_90")
+    network = NetworkUse(1, in_chans=32, size=(200,), causal=True, streaming=True, kinds=("mixer",))
     folder = Path(__file__).parent
 
     def check(self, config: IcrlConfig) -> list[Fault]:

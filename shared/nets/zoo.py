@@ -24,9 +24,10 @@ def zoo(use: NetworkUse | None = None, kind: str | None = None) -> list[dict[str
     """
     if kind is not None and kind not in (*KINDS, REWRITE):
         raise UsageError(f"zoo: found kind {kind!r}; {nearest(kind, (*KINDS, REWRITE))}")
-    chosen = [one for one in KINDS if kind in (None, one)]
+    asked = use.kinds if use is not None and use.kinds else (*KINDS, REWRITE)
+    chosen = [one for one in KINDS if one in asked and kind in (None, one)]
     rows = [row for one in chosen for card in cards(one) for row in _row(card, use)]
-    return rows + (_rewrites() if kind in (None, REWRITE) else [])
+    return rows + (_rewrites() if REWRITE in asked and kind in (None, REWRITE) else [])
 
 
 def _rewrites() -> list[dict[str, Any]]:
@@ -41,9 +42,11 @@ def _rewrites() -> list[dict[str, Any]]:
 
 def _row(card: Card, use: NetworkUse | None) -> Iterable[dict[str, Any]]:
     facts = _facts(card)
-    if use is not None and (use.ndim not in facts["dims"] or use.causal not in facts.pop("forms")):
-        return
-    facts.pop("forms", None)
+    forms = facts.pop("forms")
+    if use is not None:
+        fits = use.ndim in facts["dims"] and use.causal in forms
+        if not fits or use.streaming > facts["streaming"]:
+            return
     yield {
         "name": card.name,
         "kind": card.kind,

@@ -216,7 +216,7 @@ def test_collectors_that_do_not_fit_are_refused(tmp_path: Path, collector: str, 
         PIPELINE.resolve(
             "default", sets=["data.options={}", f"data.env={env}", f"data.collector={collector}"]
         )
-    with pytest.raises(UsageError, match=f"collector {collector} in {env}: .*choose "):
+    with pytest.raises(UsageError, match=f"collector {collector} in {env}; .*choose "):
         collect(env, [0], 1, 50, 0, tmp_path / "s.h5", collector)
 
 

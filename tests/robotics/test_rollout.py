@@ -18,11 +18,13 @@ from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.incontext import Policy, World
 from robotics.icrl.models.spaces import Spaces
+from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.planning import Plan, plan
 from robotics.icrl.play import Played, play
 from robotics.icrl.rollout import _Player, rollout
 from robotics.icrl.video import _strips, context_lengths
 from shared.errors import UsageError
+from shared.nets.zoo import zoo
 
 GRID = Spaces(cells=(9, 9), actions=5)
 
@@ -41,7 +43,15 @@ def rooms(streams: int = 3) -> GridBatch:
     return GridBatch(tasks("darkroom", "test")[:2], streams)
 
 
-@pytest.mark.parametrize("mixer", ["rotary", "attention", {"name": "mamba", "states": 4}])
+OFFERED = [row["name"] for row in zoo(PIPELINE.network)]
+
+
+def test_the_zoo_offers_mixers_only() -> None:
+    assert {"rotary", "attention", "mamba"} <= set(OFFERED) and "pool" not in OFFERED
+    assert {row["kind"] for row in zoo(PIPELINE.network)} == {"mixer"}
+
+
+@pytest.mark.parametrize("mixer", [*OFFERED, {"name": "mamba", "states": 4}])
 def test_the_cache_equals_the_whole_context(mixer: Any) -> None:
     """Four episodes of 20 steps: the context of 30 fills, is cut to 11, and grows again."""
     net = network(mixer=mixer)

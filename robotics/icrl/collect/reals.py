@@ -26,8 +26,8 @@ def play(
     seed: int,
     options: NoiseOptions | RandomOptions,
 ) -> list[Histories]:
-    """One block a task. Every stream's draws depend on `seed`, its task and its number alone. Raises `UsageError` for
-    noise distillation without an expert, and where an environment breaks."""
+    """One block a task. Every stream's draws depend on `seed`, its task and its number alone. Raises `UsageError` where
+    an environment breaks."""
     return [_task(task, numbers, steps, seed, options) for task in chosen]
 
 
@@ -37,10 +37,7 @@ def _task(
     family, distilled = task.family, isinstance(options, NoiseOptions)
     limit, width = float(family.action_space["high"]), int(np.prod(family.action_space["shape"]))
     expert = family.expert(task)
-    if distilled and expert is None:
-        raise UsageError(
-            f"collector noise-distillation in {family.name}: no expert is known there; choose sb3 or random"
-        )
+    assert expert is not None or not distilled, "`known.refusal` comes first"
     epsilon = schedule(steps, options) if isinstance(options, NoiseOptions) else np.ones(steps)
     kind = 3 if distilled else 4
     draws = [np.random.default_rng([seed, task.index, kind, int(n)]) for n in numbers]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from robotics.icrl.collect import explorer, noise, population, q_learning, reals, sb3
+from robotics.icrl.collect.known import refusal
 from robotics.icrl.collect.recording import Recording, described, histories
 from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.envs.families import family
@@ -42,8 +43,6 @@ class Collector:
     """Arrays of all steps that are held at once, in units of a recording"""
     slow: bool = False
     """A task takes so long that each is written as soon as it is done"""
-    grids: bool = True
-    """Knows the dark grids only"""
     hyper: Callable[[Family[Any], Any, int, int], dict[str, Any]] = _hyper
     """Of (family, options, streams, steps): what a store says of the settings"""
 
@@ -68,10 +67,10 @@ def _noise(
 COLLECTORS: Mapping[str, Collector] = {
     "population": Collector(population.PopulationOptions, _population, joint=True),
     "q-learning": Collector(q_learning.QLearningOptions, q_learning.play),
-    "noise-distillation": Collector(noise.NoiseOptions, _noise, costs=2, grids=False),
+    "noise-distillation": Collector(noise.NoiseOptions, _noise, costs=2),
     "explorer": Collector(explorer.ExplorerOptions, explorer.play, joint=True),
-    "random": Collector(noise.RandomOptions, _noise, costs=2, grids=False),
-    "sb3": Collector(sb3.Sb3Options, sb3.play, joint=True, slow=True, grids=False, hyper=sb3.hyper),
+    "random": Collector(noise.RandomOptions, _noise, costs=2),
+    "sb3": Collector(sb3.Sb3Options, sb3.play, joint=True, slow=True, hyper=sb3.hyper),
 }
 
 
@@ -103,7 +102,8 @@ def collect(
             "collect; at least one of each and a share from 0 to below 1 wanted"
         )
     collector, parsed = configured(algorithm, options)
-    require_room(algorithm, collector, room)
+    if why := refusal(algorithm, env_name):
+        raise UsageError(f"collector {why}")
     learning = streams - round(streams * random_share)
     sources = [(algorithm, collector, parsed, np.arange(learning))]
     if learning < streams:
@@ -124,15 +124,6 @@ def collect(
                 if tick is not None:
                     tick(there(), len(chosen) * streams)
     return Store(path)
-
-
-def require_room(algorithm: str, collector: Collector, room: Family[Any]) -> None:
-    """Raises `UsageError` where a collector cannot play a family's tasks."""
-    if collector.grids and not isinstance(room, GridFamily):
-        others = ", ".join(name for name, each in COLLECTORS.items() if not each.grids)
-        raise UsageError(
-            f"collector {algorithm} in {room.name}: it knows the dark grids only; choose one of {others}"
-        )
 
 
 def configured(algorithm: str, options: Mapping[str, Any] | Config | None) -> tuple[Collector, Config]:

@@ -121,17 +121,13 @@ class InContext(nn.Module):
         """(…, O), (…[, A]), (…), (…), (…) → (…, d)."""
         if self.spaces.cells:
             seen = [table(obs[..., i]) for i, table in enumerate(self.see)]
-            none = (
-                before_action == self.spaces.actions if self.spaces.actions else before_action[..., 0].isnan()
-            )
         else:
             seen = [self.see[0]((obs - self.obs_centre) / self.obs_scale)]
-            none = (
-                before_action == self.spaces.actions if self.spaces.actions else before_action[..., 0].isnan()
-            )
-        acted = (
-            before_action if self.spaces.actions else before_action.nan_to_num() / self.spaces.action_limit
-        )
+        if self.spaces.actions:
+            none, acted = before_action == self.spaces.actions, before_action
+        else:
+            none = before_action[..., 0].isnan()
+            acted = before_action.nan_to_num() / self.spaces.action_limit
         token = (
             torch.stack(seen).sum(0)
             + self.act(acted)

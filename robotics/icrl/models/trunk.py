@@ -92,7 +92,8 @@ def choose(state: State, rows: Tensor) -> State:
 
 def _block(config: ModelConfig, index: int) -> Block:
     name, options = split(config.mixer)
-    options.setdefault("heads", config.heads) if accepts("mixer", name, "heads") else None
+    if accepts("mixer", name, "heads"):
+        options.setdefault("heads", config.heads)
     if accepts("mixer", name, "dropout"):
         options.setdefault("dropout", config.attention_dropout)
     size = (config.context,)
