@@ -32,6 +32,7 @@ import torch
 from astro.transients import predict as rooms
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
+from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import OK, ZERO_POINT, LightCurve
 from astro.transients.photometry import JD_OFFSET, factor
 from astro.transients.pipeline import PIPELINE
@@ -233,7 +234,8 @@ def _bundle(survey: str, curves: Sequence[LightCurve], path: Path) -> Bundle:
     model = Classifier(config)
     labels = np.array([classes.index(str(curve.label)) for curve in known])
     if model.grown is not None:
-        model.grown.put(grow(model.numbers(known), labels, config))
+        inputs = inputs_of(known, survey, config.data.grid)
+        model.grown.put(grow(model.numbers(known, inputs), labels, config))
     model.trees_weight.fill_(1.0)
     model.class_means.zero_()
     counts = {"transients": {"class_counts": dict(zip(classes, np.bincount(labels).tolist()))}}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from astro.transients.config import TransientsConfig
 from astro.transients.decide import ClassDistances
-from astro.transients.features import features
+from astro.transients.features import numbers
 from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
 from astro.transients.t2 import Inputs, TransientNetwork
 from astro.transients.trees import Trees
@@ -108,15 +108,15 @@ class Classifier(nn.Module):
 
     # ------------------------------------------------------------ after the training
 
-    def numbers(self, curves: Sequence[LightCurve]) -> NDArray[np.float32]:
+    def numbers(self, curves: Sequence[LightCurve], inputs: Inputs) -> NDArray[np.float32]:
         """(N, F) what the trees read."""
-        return features(curves, self.bands, self.with_redshift)
+        return numbers(curves, inputs, self.bands, self.with_redshift)
 
-    def tree_logs(self, curves: Sequence[LightCurve]) -> Floats:
-        """(N, K) ln p of the trees, at equal class rates; 0 without trees."""
+    def tree_logs(self, curves: Sequence[LightCurve], inputs: Inputs) -> Floats:
+        """(N, K) ln p of the trees, at equal class rates; 0 without trees. `inputs` are the curves', gridded."""
         if self.grown is None:
             return np.zeros((len(curves), self.network.head.out_features))
-        return np.log(np.clip(self.grown.trees.probabilities(self.numbers(curves)), SURE, 1.0))
+        return np.log(np.clip(self.grown.trees.probabilities(self.numbers(curves, inputs)), SURE, 1.0))
 
     def pooled_logits(self, logits: Floats, tree_logs: Floats) -> Floats:
         return logits / float(self.temperature) + float(self.trees_weight) * tree_logs

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from astro.transients.augment import altered
 from astro.transients.config import TransientsConfig, TransientsDataConfig
+from astro.transients.features import numbers
 from astro.transients.grids import inputs_of
-from astro.transients.lightcurve import OK, LightCurve
+from astro.transients.lightcurve import OK, WAVELENGTHS, LightCurve
 from astro.transients.read import Reading, read_all
 from astro.transients.t2 import Inputs
 from shared.errors import DataInvalid, Fault
@@ -192,6 +193,14 @@ class TransientsData(pl.LightningDataModule):
         data = self.config.data
         inputs = inputs_of(curves, data.survey, data.grid, shown=True)
         return Objects(inputs, torch.from_numpy(self.labels(curves)), [curve.id for curve in curves])
+
+    def for_trees(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(N, F) numbers and (N,) labels of the training objects and as many copies as trees are grown on."""
+        config = self.config
+        curves = self.copies(min(config.train.tree_copies, config.train.copies))
+        bands, redshift = list(WAVELENGTHS[config.data.survey]), config.model.redshift != "none"
+        inputs = self.train_set.inputs.take(slice(len(curves)))
+        return numbers(curves, inputs, bands, redshift), self.labels(curves)
 
     def labels(self, curves: Sequence[LightCurve]) -> NDArray[np.int64]:
         number = {name: k for k, name in enumerate(self.config.data.classes)}

@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from astro.transients.config import TransientsConfig
 from astro.transients.data import TransientsData, reading_of, where
 from astro.transients.explain import activation_maps
-from astro.transients.features import features
 from astro.transients.figures import (
     confusion_figure,
     curve_figure,
@@ -25,7 +24,7 @@ from astro.transients.figures import (
     reliability_figure,
 )
 from astro.transients.grids import inputs_of, until
-from astro.transients.lightcurve import OK, WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import OK, Floats, LightCurve
 from astro.transients.metrics import (
     KAGGLE_WEIGHTS,
     bootstrap,
@@ -93,7 +92,7 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     out.mkdir(parents=True, exist_ok=True)
     result.rates = _by_rates(predictor, labels, flat)
     if not predictor.config.model.trees and own:
-        parts["trees"] = _other_trees(data, curves)
+        parts["trees"] = _other_trees(data, predictor, curves)
     result.metrics |= _alone(predictor, labels, parts)
     result.notes.append(
         f"ECE {result.metrics['network_ece']:.3f} of the network as trained, {metrics['ece']:.3f} after the validation "
@@ -200,13 +199,19 @@ def _status_notes(table: pd.DataFrame) -> list[str]:
     return [f"{count} objects with status “{name}”, scored with what they get" for name, count in odd.items()]
 
 
-def _other_trees(data: TransientsData, curves: Sequence[LightCurve]) -> Floats:
-    """The baseline of a model without trees, grown on the same objects and copies; at equal class rates."""
-    config = data.config
-    bands, with_z = list(WAVELENGTHS[config.data.survey]), config.model.redshift != "none"
-    train = data.copies(min(config.train.tree_copies, config.train.copies))
-    trees = grow(features(train, bands, with_z), data.labels(train), config)
-    return trees.probabilities(features(curves, bands, with_z))
+def _other_trees(
+    data: TransientsData, predictor: TransientsPredictor, curves: Sequence[LightCurve]
+) -> Floats:
+    """The baseline of a model without trees, grown on the same objects and copies; at equal class rates, all equal
+    where nothing can be said."""
+    config, (rows, _) = data.config, predictor.usable(curves)
+    p = np.full((len(curves), len(config.data.classes)), 1 / len(config.data.classes))
+    if rows:
+        some, trees = [curves[i] for i in rows], grow(*data.for_trees(), config)
+        p[rows] = trees.probabilities(
+            predictor.model.numbers(some, inputs_of(some, config.data.survey, config.data.grid))
+        )
+    return p
 
 
 def _by_days(

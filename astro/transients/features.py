@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from astro.transients.lightcurve import Floats, LightCurve
+from astro.transients.t2 import Inputs
 
 EDGES = np.array([-100, -50, -25, -12, -4, 4, 12, 20, 30, 45, 70, 110, 200.0])
 """Days from the reference time, between which a band's points are averaged."""
@@ -22,6 +23,8 @@ PHASES = np.array([-20, -10, 0, 10, 20, 30, 45, 70.0])
 """Days from the fitted peak, at which the fits of all bands are compared."""
 GRID = np.arange(-60.0, 121.0)
 """Days from the reference time, among which the fitted peak is looked for."""
+FAINTEST = 1e-3
+"""Least flux that others are divided by."""
 SOFT = 0.05
 """Of the brightest flux: colours are differences of asinh(f / SOFT), which stay finite where there is no flux."""
 WINDOW, SIGNIFICANT, FEWEST = 5.0, 5.0, 6
@@ -34,6 +37,11 @@ OBJECT = (
 POINTS = ("points", "highest", "lowest", "highest_snr", "time_of_highest", "share_detected", "noise")
 FIT = ("peak", "time_of_peak", "rise", "decline")
 MARKS = (*(f"day{p:+.0f}" for p in PHASES), *(f"days{a:+.0f}to{b:+.0f}" for a, b in pairwise(EDGES)))
+GRIDDED = ("log_top", "before_top", "after_top")
+"""Of the Gaussian process over all bands: ln of its highest mean flux, and days from the grid's ends to there."""
+GRIDDED_BAND = ("peak", "time_of_peak", "rise", "decline", "mean", "sd")
+GRID_PHASES = np.array([-40, -20, -10, -5, 0, 5, 10, 20, 30, 45, 60, 90, 150.0])
+"""Days from its highest mean flux, at which the process is read."""
 REDSHIFT = ("redshift", "redshift_error", "log_luminosity", "rest_span")
 """With the last two in units of flux times Mpc² and days before the expansion stretched them."""
 COLOURS = ("highest", "peak", *MARKS)
@@ -90,6 +98,53 @@ def features(
         values = np.concatenate([_flat(table) for table in tables], 1).astype(np.float32)
     values[~np.isfinite(values)] = np.nan
     return values
+
+
+def numbers(
+    curves: Sequence[LightCurve], inputs: Inputs, bands: Sequence[str], redshift: bool = False
+) -> NDArray[np.float32]:
+    """(N, F + G) all that trees read of curves and of their grid."""
+    return np.concatenate([features(curves, bands, redshift), grid_features(inputs)], 1)
+
+
+def grid_feature_names(bands: Sequence[str]) -> list[str]:
+    """Of the columns of `grid_features`, in order."""
+    names = [f"gp_{name}" for name in GRIDDED]
+    names += [f"gp_{name}_{band}" for band in bands for name in GRIDDED_BAND]
+    for kind in ("mean", "sd"):
+        names += [f"gp_{kind}{phase:+.0f}_{band}" for phase in GRID_PHASES for band in bands]
+    return names + [f"gp_{a}{b}{phase:+.0f}" for phase in GRID_PHASES for a, b in pairwise(bands)]
+
+
+def grid_features(inputs: Inputs) -> NDArray[np.float32]:
+    """(N, G) of the Gaussian process's grid in all bands, NaN beyond its ends.
+
+    Fluxes are divided by the highest mean over bands and times counted from there. Where a band was seen a few times
+    only, no fit of it alone says what this does.
+    """
+    mean, sd = (each.cpu().double().numpy() for each in (inputs.mean, inputs.sd))
+    steps = mean.shape[1]
+    day = inputs.duration.cpu().double().numpy()[:, None] / (steps - 1)
+    whole = mean.mean(2)
+    at = whole.argmax(1)[:, None]
+    top = np.maximum(np.take_along_axis(whole, at, 1), FAINTEST)
+    peak, when, step = mean.max(1), mean.argmax(1), np.arange(steps)[:, None]
+    bright = mean > 0.5 * peak[:, None]
+    rise, decline = ((bright & side).sum(1) * day for side in (step < when[:, None], step > when[:, None]))
+    bands = np.stack([peak / top, (when - at) * day, rise, decline, mean.mean(1) / top, sd.mean(1) / top], 2)
+    place = at + GRID_PHASES / np.maximum(day, 1e-6)
+    inside = ((place >= 0) & (place <= steps - 1))[..., None]
+    place = np.clip(place, 0, steps - 1)
+    low = np.minimum(place.astype(np.int64), steps - 2)
+
+    def read(values: Floats) -> Floats:
+        left, right = (np.take_along_axis(values, k[..., None], 1) for k in (low, low + 1))
+        return np.where(inside, left + (right - left) * (place - low)[..., None], np.nan) / top[..., None]
+
+    shape, spread = read(mean), read(sd)
+    colours = -np.diff(np.arcsinh(shape / SOFT), axis=2)
+    ends = np.concatenate([np.log(top), at * day, (steps - 1 - at) * day], 1)
+    return np.concatenate([ends, *map(_flat, (bands, shape, spread, colours))], 1).astype(np.float32)
 
 
 def _distant(curves: Sequence[LightCurve], whole: Floats) -> Floats:

@@ -144,7 +144,12 @@ class TransientsPredictor(Predictor):
         inputs, fits = fitted(curves, data.survey, data.grid)
         features = model.network.pooled(inputs.to(self.device))
         logits = (model.network.head(features) - model.log_rates).double().cpu().numpy()
-        return logits, model.tree_logs(curves), features.double().cpu().numpy(), np.array(fits, object)
+        return (
+            logits,
+            model.tree_logs(curves, inputs),
+            features.double().cpu().numpy(),
+            np.array(fits, object),
+        )
 
     def table(self, curves: Sequence[LightCurve], tick: Tick | None = None) -> pd.DataFrame:
         """One row a curve, in order: id, status, the most probable class, probabilities, how unlike any class it is,

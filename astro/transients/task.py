@@ -80,10 +80,11 @@ def fit(config: TransientsConfig, task: TransientsTask, data: TransientsData, co
     model.fit_distances(pooled, labels)
     if model.grown is not None:
         context.say("growing boosted trees on summary numbers")
-        curves = data.copies(min(config.train.tree_copies, config.train.copies))
-        model.grown.put(grow(model.numbers(curves), data.labels(curves), config))
+        model.grown.put(grow(*data.for_trees(), config))
     curves, rates = data.part("val"), np.maximum(data.counts(), 1) / sum(data.counts())
-    model.fit_pool(_logits(model, data.val_set), model.tree_logs(curves), data.labels(curves), rates)
+    model.fit_pool(
+        _logits(model, data.val_set), model.tree_logs(curves, data.val_set.inputs), data.labels(curves), rates
+    )
     context.say(
         f"weighed on {len(curves)} validation objects: network at temperature {float(model.temperature):.2f}"
         + (f", trees counting {float(model.trees_weight):.2f}" if model.grown is not None else "")

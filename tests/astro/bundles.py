@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from astro.transients.config import TransientsConfig
+from astro.transients.grids import inputs_of
 from astro.transients.pipeline import PIPELINE
 from astro.transients.sample import CLASSES, simulate
 from astro.transients.trees import Trees
@@ -25,7 +26,8 @@ def random_bundle(
     config = TransientsConfig.model_validate({"data": data, "model": model})
     found, some = PIPELINE.task(config).network, simulate(60, 1)
     labels = np.arange(len(some)) % len(classes)
-    found.grown.put(Trees.fit(found.numbers(some), labels, len(classes), rounds=3, smallest_leaf=5))
+    read = found.numbers(some, inputs_of(some, survey, grid))
+    found.grown.put(Trees.fit(read, labels, len(classes), rounds=3, smallest_leaf=5))
     found.fit_distances(np.random.default_rng(0).normal(size=(60, found.class_means.shape[1])), labels)
     found.trees_weight.fill_(0.5)
     counts = {name: 10 * (k + 1) for k, name in enumerate(classes)}

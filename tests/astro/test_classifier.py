@@ -48,11 +48,11 @@ def grown() -> tuple[Classifier, TransientsConfig]:
     inputs = inputs_of(some, "lsst", 16)
     model.network.fit_scaling(inputs)
     assert model.grown is not None
-    model.grown.put(Trees.fit(model.numbers(some), labels, len(CLASSES), rounds=25, smallest_leaf=5))
+    model.grown.put(Trees.fit(model.numbers(some, inputs), labels, len(CLASSES), rounds=25, smallest_leaf=5))
     with torch.no_grad():
         pooled, logits = model.network.pooled(inputs).double().numpy(), model(inputs).double().numpy()
     model.fit_distances(pooled, labels)
-    model.fit_pool(logits, model.tree_logs(some), labels, np.full(len(CLASSES), 1 / len(CLASSES)))
+    model.fit_pool(logits, model.tree_logs(some, inputs), labels, np.full(len(CLASSES), 1 / len(CLASSES)))
     return model, config
 
 
@@ -67,16 +67,16 @@ def test_a_bundle_answers_as_the_model_it_was_made_of(
     others = simulate(40, 2)
     inputs = inputs_of(others, "lsst", 16)
     assert model.grown is not None and again.grown is not None
-    numbers = model.numbers(others)
+    numbers = model.numbers(others, inputs)
     kept, made = again.grown.trees.probabilities(numbers), model.grown.trees.probabilities(numbers)
     np.testing.assert_array_equal(kept, made)
     assert made.max() > 0.5
-    np.testing.assert_array_equal(again.tree_logs(others), model.tree_logs(others))
+    np.testing.assert_array_equal(again.tree_logs(others, inputs), model.tree_logs(others, inputs))
     with torch.no_grad():
         ours, theirs = model(inputs), again(inputs)
         pooled = model.network.pooled(inputs).double().numpy()
     torch.testing.assert_close(theirs, ours, rtol=0, atol=0)
-    z, trees = ours.double().numpy(), model.tree_logs(others)
+    z, trees = ours.double().numpy(), model.tree_logs(others, inputs)
     np.testing.assert_array_equal(again.pooled_logits(z, trees), model.pooled_logits(z, trees))
     np.testing.assert_array_equal(again.distances(pooled), model.distances(pooled))
     assert (model.distances(pooled) >= 0).all()
@@ -87,8 +87,9 @@ def test_a_second_save_is_the_first(tmp_path: Path, grown: tuple[Classifier, Tra
     one = saved(tmp_path / "one", model, config)
     two = saved(tmp_path / "two", one.load_into(Classifier(config)), config)
     others = simulate(10, 3)
+    inputs = inputs_of(others, "lsst", 16)
     again = two.load_into(Classifier(config))
-    np.testing.assert_array_equal(again.tree_logs(others), model.tree_logs(others))
+    np.testing.assert_array_equal(again.tree_logs(others, inputs), model.tree_logs(others, inputs))
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name].double(), tensor.double(), rtol=0, atol=0)
 
@@ -100,7 +101,9 @@ def test_trees_of_any_size_fit_into_an_empty_model(grown: tuple[Classifier, Tran
         empty.load_state_dict(state)
     empty.make_room(state)
     empty.load_state_dict(state)
-    np.testing.assert_array_equal(empty.tree_logs(simulate(5, 4)), model.tree_logs(simulate(5, 4)))
+    others = simulate(5, 4)
+    inputs = inputs_of(others, "lsst", 16)
+    np.testing.assert_array_equal(empty.tree_logs(others, inputs), model.tree_logs(others, inputs))
 
 
 def test_weights_without_trees_are_not_those_of_a_model_with_them(
@@ -108,7 +111,8 @@ def test_weights_without_trees_are_not_those_of_a_model_with_them(
 ) -> None:
     _, config = grown
     without = Classifier(config_of(trees=False))
-    assert without.grown is None and (without.tree_logs(simulate(2, 0)) == 0).all()
+    some = simulate(2, 0)
+    assert without.grown is None and (without.tree_logs(some, inputs_of(some, "lsst", 16)) == 0).all()
     bundle = saved(tmp_path, without, config)
     with pytest.raises(
         ModelUnusable, match=r"weights do not fit config\.yaml; first differing keys grown\.tree_"

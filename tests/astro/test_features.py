@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from astro.transients.features import feature_names, features
+from astro.transients.features import feature_names, features, grid_feature_names, grid_features, numbers
+from astro.transients.grids import inputs_of
 from astro.transients.lightcurve import Floats, LightCurve
 from astro.transients.metrics import summary
 from astro.transients.read import read_path
+from astro.transients.t2 import Inputs
 from astro.transients.trees import Trees
 
 BANDS = ("g", "r", "i", "z")
@@ -194,6 +197,72 @@ def test_wrong_labels_and_shapes() -> None:
         Trees.fit(x, y, 2)
     with pytest.raises(ValueError, match=r"\(N, 6\) wanted"):
         Trees.fit(x, y, 3, rounds=2).probabilities(x[:, :5])
+
+
+# ---------------------------------------------------------------- of the grid
+
+
+def gridded(days: float = 100.0) -> Inputs:
+    """Two bumps over 101 times: g's of height 10 at day 40, 10 days wide at half its height, r's of 4 at day 50; the
+    highest mean over both, of 5, is at day 40."""
+    day = torch.linspace(0, days, 101)
+    mean = torch.stack(
+        [10 * torch.exp(-np.log(2) * ((day - 40) / 5.4) ** 2), 4.0 * ((day - 50).abs() < 3).float()], -1
+    )
+    sd = torch.stack([torch.full_like(day, 0.5), 0.01 * day], -1)
+    return Inputs(
+        mean[None],
+        sd[None],
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.tensor([days]),
+        torch.full((1, 2), torch.nan),
+    )
+
+
+def test_numbers_of_a_known_grid() -> None:
+    names, values = grid_feature_names("gr"), grid_features(gridded())
+    assert values.shape == (1, len(names)) and len(set(names)) == len(names) and values.dtype == np.float32
+    found = dict(zip(names, map(float, values[0])))
+    assert found["gp_log_top"] == pytest.approx(np.log(5))
+    assert found["gp_before_top"] == pytest.approx(40) and found["gp_after_top"] == pytest.approx(60)
+    assert found["gp_peak_g"] == pytest.approx(2) and found["gp_peak_r"] == pytest.approx(0.8)
+    assert found["gp_time_of_peak_g"] == 0 and found["gp_time_of_peak_r"] == pytest.approx(8)
+    assert (found["gp_rise_g"], found["gp_decline_g"]) == (pytest.approx(5), pytest.approx(5))
+    assert (found["gp_rise_r"], found["gp_decline_r"]) == (0, pytest.approx(4))
+    assert found["gp_mean_r"] == pytest.approx(4 * 5 / 101 / 5)
+    assert found["gp_sd_g"] == pytest.approx(0.1) and found["gp_sd_r"] == pytest.approx(0.1)
+    assert found["gp_mean+0_g"] == pytest.approx(2) and found["gp_mean+10_r"] == pytest.approx(0.8)
+    assert found["gp_sd+20_r"] == pytest.approx(0.6 / 5) and found["gp_sd-40_r"] == 0
+    assert found["gp_gr+0"] == pytest.approx(np.arcsinh(40)) and found["gp_gr+10"] < 0
+    beyond = [name for name in names if np.isnan(found[name])]
+    assert {name.split("+")[1].split("_")[0] for name in beyond} == {"90", "150"} and len(beyond) == 10
+
+
+def test_phases_are_read_between_the_times_of_a_grid() -> None:
+    """The same curve in grid steps of 3 days instead of 1: readings at days between are weighted."""
+    names, some = grid_feature_names("gr"), gridded(300.0)
+    found = dict(zip(names, map(float, grid_features(some)[0])))
+    assert found["gp_before_top"] == pytest.approx(39) and found["gp_after_top"] == pytest.approx(261)
+    left, right = (float(some.mean[0, k, 0]) for k in (14, 15))  # day 44 lies ⅔ from 42 to 45
+    top = float(some.mean[0, 13].mean())
+    assert found["gp_mean+5_g"] == pytest.approx((left + (right - left) * 2 / 3) / top)
+
+
+def test_the_grids_brightness_is_one_number_and_a_moment_has_numbers() -> None:
+    some = gridded()
+    one, bright = grid_features(some), grid_features(some._replace(mean=8 * some.mean, sd=8 * some.sd))
+    np.testing.assert_allclose(one[:, 1:], bright[:, 1:], rtol=1e-5, atol=1e-6)
+    assert bright[0, 0] - one[0, 0] == pytest.approx(np.log(8))
+    for odd in (some._replace(duration=torch.zeros(1)), some._replace(mean=-some.mean)):
+        assert not np.isinf(grid_features(odd)).any()
+
+
+def test_trees_read_points_and_grid() -> None:
+    curves = [curve(), curve("gr", scale=2.0)]
+    inputs = inputs_of(curves, "des", 30)
+    values = numbers(curves, inputs, BANDS)
+    np.testing.assert_array_equal(values, np.concatenate([features(curves, BANDS), grid_features(inputs)], 1))
+    assert values.shape[1] == len(feature_names(BANDS)) + len(grid_feature_names(BANDS))
 
 
 def test_real_curves(data_dir: Path) -> None:
