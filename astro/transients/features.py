@@ -107,6 +107,11 @@ def numbers(
     return np.concatenate([features(curves, bands, redshift), grid_features(inputs)], 1)
 
 
+def number_names(bands: Sequence[str], redshift: bool = False) -> list[str]:
+    """Of the columns of `numbers`, in order."""
+    return feature_names(bands, redshift) + grid_feature_names(bands)
+
+
 def grid_feature_names(bands: Sequence[str]) -> list[str]:
     """Of the columns of `grid_features`, in order."""
     names = [f"gp_{name}" for name in GRIDDED]

@@ -16,6 +16,7 @@ from astro.transients.classifier import LARGEST, PULL, USUAL, Classifier
 from astro.transients.config import TransientsConfig
 from astro.transients.data import TransientsData
 from astro.transients.decide import fit_temperature
+from astro.transients.features import number_names
 from astro.transients.grids import inputs_of
 from astro.transients.losses import TransientLoss
 from astro.transients.pipeline import PIPELINE
@@ -104,6 +105,21 @@ def test_trees_of_any_size_fit_into_an_empty_model(grown: tuple[Classifier, Tran
     others = simulate(5, 4)
     inputs = inputs_of(others, "lsst", 16)
     np.testing.assert_array_equal(empty.tree_logs(others, inputs), model.tree_logs(others, inputs))
+
+
+def test_trees_of_other_numbers_are_refused(
+    tmp_path: Path, grown: tuple[Classifier, TransientsConfig]
+) -> None:
+    """Such as a bundle of a version whose trees read less."""
+    model, config = grown
+    state = model.state_dict()
+    state["grown.tree_shape"] = state["grown.tree_shape"] - torch.tensor([0, 0, 7])
+    bundle = Bundle.save(tmp_path / "bundle", pipeline="transients", config=config, state_dict=state)
+    wanted = len(number_names(list("ugrizy")))
+    with pytest.raises(
+        ModelUnusable, match=f"trees read {wanted - 7} summary numbers; {wanted} wanted .* train it again"
+    ):
+        bundle.load_into(Classifier(config))
 
 
 def test_weights_without_trees_are_not_those_of_a_model_with_them(
