@@ -79,6 +79,10 @@ class TransientsPredictConfig(Config):
         description="class rates the probabilities assume: equal, the training set's, or a quarter of the way",
     )
     priors: dict[str, float] = Field({}, description="class rates of your own, in place of `rates`")
+    explain: bool = Field(
+        False,
+        description="also tell, of each object, how the answer changes without each band and each tenth of its points",
+    )
     batch: int = Field(512, ge=1, description="light curves at once")
 
 

@@ -67,6 +67,8 @@ class TransientsEvaluation(Evaluation):
     """One row a choice of ``predict.rates``."""
     unknown: list[dict[str, Any]] = field(default_factory=list)
     """One row a score of how unlike any class an object is."""
+    hangs_on: list[dict[str, Any]] = field(default_factory=list)
+    """One row a band or epoch of the objects shown: `explain.why`."""
 
 
 def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsEvaluation:
@@ -290,6 +292,7 @@ def _figures(
     if usable:
         chosen = [usable[0], usable[len(usable) // 2], usable[-1]]
         some = [curves[i] for i in chosen]
+        result.hangs_on = predictor.why(some)
         data = predictor.config.data
         inputs = inputs_of(some, data.survey, data.grid)
         maps = activation_maps(predictor.model.network, inputs.to(predictor.device)).cpu()

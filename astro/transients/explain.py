@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,23 @@ def occlusion(curve: LightCurve, predict: Predict, *, of: int | None = None, epo
         dict(zip(names, change)),
         [(*span, value) for span, value in zip(spans, change[len(names) :])],
     )
+
+
+WHY = ("id", "class", "probability", "part", "first_mjd", "last_mjd", "change")
+
+
+def why(curves: Sequence[LightCurve], predict: Predict, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """`occlusion` of each curve's answer, a row of `WHY` a part: a band by its name, or "epoch"; MJD of its first and
+    last point; how much less probable the class is without it, NaN where nothing is left."""
+    rows: list[dict[str, Any]] = []
+    for curve in curves:
+        found = occlusion(curve, predict)
+        answer = (curve.id, classes[found.of], found.probability)
+        for band, change in found.bands.items():
+            seen = curve.time[curve.band == band]
+            rows.append(dict(zip(WHY, (*answer, band, float(seen.min()), float(seen.max()), change))))
+        rows += [dict(zip(WHY, (*answer, "epoch", *each))) for each in found.epochs]
+    return rows
 
 
 def _only(curve: LightCurve, mask: NDArray[np.bool_]) -> LightCurve:

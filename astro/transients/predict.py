@@ -17,6 +17,7 @@ from scipy.special import softmax
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
 from astro.transients.decide import doubt, with_priors
+from astro.transients.explain import WHY, why
 from astro.transients.gp import FEWEST
 from astro.transients.grids import fitted
 from astro.transients.lightcurve import NEVER_DETECTED, OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
@@ -78,6 +79,7 @@ class Result:
     name: str
     table: pd.DataFrame
     notes: tuple[str, ...]
+    why: pd.DataFrame | None = None
 
 
 class TransientsPredictor(Predictor):
@@ -174,6 +176,15 @@ class TransientsPredictor(Predictor):
         columns["notes"] = ["; ".join(curve.flags) for curve in curves]
         return pd.DataFrame(columns)
 
+    def probabilities(self, curves: Sequence[LightCurve]) -> Floats:
+        """(N, K) of `table`."""
+        return self.table(curves)[[f"p_{name}" for name in self.classes]].to_numpy()
+
+    def why(self, curves: Sequence[LightCurve]) -> list[dict[str, Any]]:
+        """What the answers hang on, `explain.why`, of the objects that can be classified."""
+        rows, _ = self.usable(curves)
+        return why([curves[i] for i in rows], self.probabilities, self.classes)
+
     def usable(self, curves: Sequence[LightCurve]) -> tuple[list[int], list[str]]:
         """Rows that can be classified, and every object's status."""
         rows, status = [], [curve.status for curve in curves]
@@ -221,8 +232,10 @@ class TransientsPredictor(Predictor):
             raise ItemError(item.sources[0], "no object", "one or more light curves", "check the file")
         part, parts = item.payload or (0, 1)
         first, last = (len(reading.curves) * number // parts for number in (part, part + 1))
-        table = self.table(reading.curves[first:last], tick)
-        return Result(item.id, table, (*map(str, reading.faults), *reading.notes))
+        curves = reading.curves[first:last]
+        table = self.table(curves, tick)
+        hangs_on = pd.DataFrame(self.why(curves), columns=list(WHY)) if self.config.predict.explain else None
+        return Result(item.id, table, (*map(str, reading.faults), *reading.notes), hangs_on)
 
     def _table(self, item: Item) -> Reading:
         """What is read of a long table is kept for its other parts."""
@@ -237,6 +250,8 @@ class TransientsPredictor(Predictor):
 
     def write(self, result: Result, folder: Path) -> dict[str, Any]:
         atomic_write_text(folder / f"{result.name}.classes.csv", result.table.to_csv(index=False))
+        if result.why is not None:
+            atomic_write_text(folder / f"{result.name}.why.csv", result.why.to_csv(index=False))
         status = result.table["status"].value_counts().to_dict()
         return {"objects": len(result.table), "status": status, "notes": list(result.notes)[:20]}
 

@@ -64,6 +64,12 @@ def add_sections(report: Report, config: TransientsConfig, evaluation: Evaluatio
     report.heading("Pictures")
     for caption, path in evaluation.figures.items():
         report.figure(path, caption)
+    if hangs_on := getattr(evaluation, "hangs_on", []):
+        report.heading("What the answers shown hang on")
+        report.table(
+            [_part(row) for row in hangs_on],
+            {"id": "Object", "class": "Answer", "part": "Without", "change": "Probability lost"},
+        )
     report.heading("How to read the numbers")
     report.items([*evaluation.notes, *LIMITS])
 
@@ -84,6 +90,14 @@ def _day(row: dict[str, Any]) -> dict[str, Any]:
     text = {key: f"{row[key]:.3f}" for key in ("accuracy", "balanced_accuracy", "log_loss")}
     days = "all" if np.isinf(row["days"]) else f"{row['days']:g}"
     return {"days": days, **text, "classified": f"{100 * row['classified']:.0f} %"}
+
+
+def _part(row: dict[str, Any]) -> dict[str, Any]:
+    first, last = (f"{row[key]:.1f}" for key in ("first_mjd", "last_mjd"))
+    part = f"MJD {first} to {last}" if row["part"] == "epoch" else f"band {row['part']}"
+    change = f"{row['change']:+.3f}" if np.isfinite(row["change"]) else "all"
+    answer = f"{row['class']}, {row['probability']:.3f}"
+    return {"id": row["id"], "class": answer, "part": part, "change": change}
 
 
 def card_text(config: TransientsConfig, evaluation: Evaluation, facts: DataFacts) -> str:

@@ -247,6 +247,7 @@ def test_report_and_card(done: Done, tmp_path: Path) -> None:
             "Kinds left out of training",
             "90 % intervals",
             "Since first detection",
+            "What the answers shown hang on",
             *KNOWN,
             CONVENTIONS[0][:60],
         ),

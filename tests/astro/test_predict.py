@@ -28,6 +28,7 @@ from tests.astro.bundles import random_bundle
 from tests.astro.test_alerts import NEW, lsst_record, lsst_schema, write
 
 P = [f"p_{name}" for name in CLASSES]
+POINT_ARRAYS = ("time", "band", "flux", "error", "detected")
 SCORES = ["doubt", "energy", "distance"]
 
 
@@ -312,6 +313,33 @@ def test_the_file_holds_the_table(tmp_path: Path, predictor: TransientsPredictor
     pd.testing.assert_frame_equal(back, result.table, check_exact=True)
     assert summary["objects"] == len(WRONG) and summary["status"] == {OK: 6, TOO_FEW: 4, NEVER_DETECTED: 1}
     assert predictor.table(read_path(path)).equals(result.table)
+
+
+def test_what_the_answers_hang_on(tmp_path: Path, bundle: Bundle) -> None:
+    """A row a band and a tenth of the points, of what can be classified; its change is that of a second prediction."""
+    curves = simulate(2, 9)
+    bad = replace(curves[0], id="short", **{k: getattr(curves[0], k)[:1] for k in POINT_ARRAYS})
+    to_frame([*curves, bad]).to_csv(tmp_path / "some.csv", index=False)
+    predictor = made(bundle, explain=True)
+    result = predictor.predict(predictor.discover([tmp_path / "some.csv"])[0])
+    predictor.write(result, tmp_path / "out")
+    found = pd.read_csv(tmp_path / "out" / "some.why.csv", dtype={"id": str})
+    assert set(found["id"]) == {curve.id for curve in curves}
+    read = next(each for each in read_path(tmp_path / "some.csv") if each.id == curves[0].id)
+    own = found[found["id"] == read.id]
+    assert list(own["part"]) == [*dict.fromkeys(map(str, read.band)), *["epoch"] * 10]
+    band = str(read.band[0])
+    kept = read.band != band
+    without = replace(read, **{name: getattr(read, name)[kept] for name in POINT_ARRAYS})
+    answer = result.table.set_index("id").loc[read.id]
+    column = f"p_{answer['class']}"
+    change = answer[column] - predictor.table([without])[column][0]
+    assert own.iloc[0]["class"] == answer["class"] and own.iloc[0]["probability"] == pytest.approx(
+        answer[column]
+    )
+    assert own.iloc[0]["change"] == pytest.approx(change, abs=1e-6) and own["change"].abs().max() > 0
+    assert own.iloc[0]["first_mjd"] == pytest.approx(read.time[0])
+    assert made(bundle).predict(predictor.discover([tmp_path / "some.csv"])[0]).why is None
 
 
 def test_a_broken_file_costs_itself_alone(tmp_path: Path, bundle: Bundle) -> None:
