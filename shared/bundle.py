@@ -105,13 +105,17 @@ class Bundle:
     def load_into(self, network: Any) -> Any:
         """`network` with the bundle's weights, in evaluation mode. Raises `ModelUnusable` naming the keys.
 
-        A network of which parts (trees) are as large as training made them has ``make_room(state)``, called first.
+        A network of which parts (trees) are as large as training made them has ``make_room(state)``, called first; it
+        raises `ValueError` for a state that it cannot take.
         """
         from torch import float32
 
         state = {k: v.to(float32) if v.is_floating_point() else v for k, v in self.state_dict().items()}
         if hasattr(network, "make_room"):
-            network.make_room(state)
+            try:
+                network.make_room(state)
+            except ValueError as err:
+                raise ModelUnusable(f"{self.path}: {err}") from None
         wanted = network.state_dict()
         odd = [
             key

@@ -24,7 +24,6 @@ from astro.transients.features import number_names, numbers
 from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
 from astro.transients.t2 import Inputs, TransientNetwork
 from astro.transients.trees import Trees
-from shared.errors import ModelUnusable
 
 SURE = 1e-6
 """Least probability that trees are taken at their word for."""
@@ -98,15 +97,15 @@ class Classifier(nn.Module):
         self.register_buffer("class_precision", torch.zeros(width, width))
 
     def make_room(self, state: Mapping[str, Tensor]) -> None:
-        """For the trees in `state`, before it is loaded. Raises `ModelUnusable` where they read other numbers."""
+        """For the trees in `state`, before it is loaded. Raises `ValueError` where they read other numbers."""
         if self.grown is None:
             return
         self.grown.make_room(state, "grown.")
         if (shape := state.get(f"grown.{KEY}shape")) is not None:
             found, wanted = int(shape[2]), len(number_names(self.bands, self.with_redshift))
             if found != wanted:
-                raise ModelUnusable(
-                    f"the model's trees read {found} summary numbers; {wanted} wanted by this version; train it again"
+                raise ValueError(
+                    f"its trees read {found} numbers; {wanted} wanted by this version; train it again"
                 )
 
     def forward(self, inputs: Inputs) -> Tensor:

@@ -116,7 +116,7 @@ def test_trees_of_other_numbers_are_refused(
     bundle = Bundle.save(tmp_path / "bundle", pipeline="transients", config=config, state_dict=state)
     wanted = len(number_names(list("ugrizy")))
     with pytest.raises(
-        ModelUnusable, match=f"trees read {wanted - 7} summary numbers; {wanted} wanted .* train it again"
+        ModelUnusable, match=f"bundle: its trees read {wanted - 7} numbers; {wanted} wanted .* train it again"
     ):
         bundle.load_into(Classifier(config))
 
