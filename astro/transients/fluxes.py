@@ -99,7 +99,17 @@ def _zero_point(columns: Columns, name: str) -> float | Floats:
         )
     same = abs(values[0] - ZERO_POINT) < 1e-6
     columns.say(f"fluxes {'at' if same else f'from zero point {values[0]:g} to'} {ZERO_POINT}")
-    return values[0]
+    return _where_stated(columns, values[0])
+
+
+def _where_stated(columns: Columns, zero_point: float) -> float | Floats:
+    """The zero point, NaN in rows that lack one where others have it: theirs may be another."""
+    name = columns.column("zero_point")
+    stated = np.isfinite(columns.numbers(name)) if name is not None else np.ones(1, bool)
+    if stated.all() or not stated.any():
+        return zero_point
+    columns.say(f"{(~stated).sum():,} rows without a zero point in {name}, where others have one: left out")
+    return np.where(stated, zero_point, np.nan)
 
 
 def _zero_points_by_row(columns: Columns, said: dict[str, float]) -> Floats | None:

@@ -269,6 +269,10 @@ def test_mixed_zero_points() -> None:
     assert (first.flux[0], second.flux[0]) == (pytest.approx(1000.0), pytest.approx(100.0))
     assert read_frame(frame(zp=25.0))[0].flux[0] == pytest.approx(1000.0)
     assert "two zero points: unit=nJy and column zp (25)" in said(lambda: read_frame(frame(zp=25.0), NJY))
+    # Where one is missing it may have been another.
+    first, second = read_frame(frame(zp=[25.0] * 4 + [np.nan] * 4))
+    assert first.flux[0] == pytest.approx(1000.0) and second.status == TOO_FEW
+    assert "4 rows without a zero point in zp, where others have one: left out" in first.notes
 
 
 def test_no_detection_flag_and_no_detections() -> None:
