@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache, cached_property
@@ -147,6 +149,12 @@ class Objects:
         return self.inputs.take(rows), self.labels[rows]
 
 
+def marks(curves: Sequence[LightCurve]) -> NDArray[np.uint32]:
+    """(N,) of each object, by its id and the day of its first point: points added later do not change them."""
+    first = (f"{curve.id}|{curve.time.min():.3f}" if len(curve) else curve.id for curve in curves)
+    return np.array([zlib.crc32(text.encode()) for text in first], "<u4")
+
+
 class TransientsData(pl.LightningDataModule):
     """Loaders of one split; `curves` and `rows` say what went where."""
 
@@ -228,6 +236,11 @@ class TransientsData(pl.LightningDataModule):
             digest.update(f"{curve.id}|{curve.label}|".encode())
             digest.update(curve.flux.tobytes())
         return digest.hexdigest()
+
+    def trained_on(self) -> str:
+        """`marks` of the objects that trained the model or chose its weights, as text."""
+        used = [self.curves[i] for part in ("train", "val") for i in self.rows[part]]
+        return base64.b64encode(np.sort(marks(used)).tobytes()).decode()
 
     def facts(self) -> DataFacts:
         config, number = self.config, {part: len(rows) for part, rows in self.rows.items()}

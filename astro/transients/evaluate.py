@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData, reading_of, where
+from astro.transients.data import TransientsData, marks, reading_of, where
 from astro.transients.explain import activation_maps
 from astro.transients.figures import (
     confusion_figure,
@@ -79,7 +80,11 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     predictor = TransientsPredictor(bundle, config.predict.model_dump())
     names = predictor.classes
     data, own = _to_score(predictor, bundle, config)
-    curves = data.part("test") if own else data.curves
+    curves = data.part("test") if own else _unseen(data, bundle)
+    left_out = 0 if own else len(data.curves) - len(curves)
+    if left_out and not curves:
+        found = f"nothing but objects that {bundle.path.name} was trained on"
+        raise DataInvalid([Fault(where(config), found, "others", "evaluate on objects it has not seen")])
     if not curves:
         raise DataInvalid([Fault(where(config), "nothing held out", "labelled objects", "check data.test")])
     labels = np.array([names.index(str(curve.label)) for curve in curves])
@@ -88,6 +93,8 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     flat, parts = _flat_probabilities(predictor, curves)
     metrics = {"objects": float(len(curves)), **_scores(predictor, labels, p, flat)}
     what = "the test part" if own else "every labelled object; the model was trained on other data"
+    if left_out:
+        what = f"labelled objects that the model was not trained on; {left_out:,} that it was are left out"
     result = TransientsEvaluation(
         metrics, notes=[f"Scored: {what}, {len(curves):,} objects.", *_status_notes(table), *CONVENTIONS]
     )
@@ -137,6 +144,13 @@ def _to_score(
                 "test part; leave the split as it was"
             )
     return data, own
+
+
+def _unseen(data: TransientsData, bundle: Bundle) -> list[LightCurve]:
+    """Those of foreign data that the model was not trained on, as far as the bundle tells."""
+    text = bundle.schema["transients"].get("trained_on", "")
+    seen = np.frombuffer(base64.b64decode(text), "<u4")
+    return [curve for curve, old in zip(data.curves, np.isin(marks(data.curves), seen)) if not old]
 
 
 def _flat_probabilities(

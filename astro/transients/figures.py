@@ -60,7 +60,8 @@ def ranking_figure(labels: NDArray[Any], p: Floats, names: Sequence[str]) -> Fig
         axes.set_ylabel(y)
         axes.set_ylim(0, 1.02)
         dress(axes, title)
-        axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=8, loc=where)
+        if np.isfinite(auc).any():
+            axes.legend(facecolor="white", edgecolor="none", framealpha=0.85, fontsize=8, loc=where)
     figure.tight_layout()
     return figure
 

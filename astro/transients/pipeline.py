@@ -47,7 +47,8 @@ class Transients(Pipeline):
         return TransientsData(config)
 
     def schema(self, config: TransientsConfig, data: Any) -> dict[str, Any]:
-        return {"class_counts": dict(zip(config.data.classes, data.counts()))}
+        counts = dict(zip(config.data.classes, data.counts()))
+        return {"class_counts": counts, "trained_on": data.trained_on()}
 
     def task(self, config: TransientsConfig) -> pl.LightningModule:
         from astro.transients.task import TransientsTask

@@ -306,6 +306,31 @@ def test_other_data_are_scored_whole(done: Done, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_objects_trained_on_are_left_out_of_other_data(done: Done, tmp_path: Path) -> None:
+    """Also where points were added to them since."""
+    used = [done.data.curves[i] for i in (*done.data.rows["train"][:6], *done.data.rows["val"][:2])]
+    used[0] = altered_tail(used[0])
+    new = [curve for curve in simulate(24, 77) if curve.label != "flare"]
+    path = written(tmp_path / "both.csv", [*used, *new, done.test[0]])
+    found = evaluate(done.bundle, over(done.config, "data", path=path), tmp_path / "out")
+    assert [row["object"] for row in found.table] == [*(curve.id for curve in new), done.test[0].id]
+    assert (
+        found.notes[0]
+        == "Scored: labelled objects that the model was not trained on; 8 that it was are left out, 21 objects."
+    )
+    path = written(tmp_path / "seen.csv", used)
+    with pytest.raises(DataInvalid, match=r"seen\.csv: nothing but objects that bundle was trained on"):
+        evaluate(done.bundle, over(done.config, "data", path=path), tmp_path / "out")
+
+
+def altered_tail(curve: LightCurve) -> LightCurve:
+    """With its last point a day later and brighter."""
+    time, flux = curve.time.copy(), curve.flux.copy()
+    time[-1], flux[-1] = time[-1] + 1, 2 * flux[-1] + 10
+    return replace(curve, time=time, flux=flux)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_answers_are_scored_at_the_rates_asked_for(done: Done, tmp_path: Path) -> None:
     priors = {"agn": 0.9, "plateau": 0.1}
     found = evaluate(done.bundle, over(done.config, "predict", priors=priors), tmp_path)
