@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from astro.transients.points import Ints
 from astro.transients.surveys import LAYOUTS, TABLE, Layout
 from astro.transients.tables import Table, invalid
 
+_WHOLE = re.compile(r"\d+\.0+")
+EXACT = 2**53
+"""From here on a number with a decimal point is not every whole number."""
 _FEATURES = ("time", "band", "flux", "error", "detected", "redshift", "redshift_error", "ebv")
 
 
@@ -30,8 +34,8 @@ class Columns:
 
     def __init__(self, table: Table, config: ReadConfig, metadata: pd.DataFrame | None, source: str) -> None:
         self.table, self.config, self.source = table, config, source
-        self.frame = table.frame.rename(columns=str)
-        self.about = None if metadata is None else metadata.rename(columns=str)
+        self.frame = _once(table.frame.rename(columns=str), source)
+        self.about = None if metadata is None else _once(metadata.rename(columns=str), "metadata")
         self.layout = layout_of(self.frame, config)
         self.survey = config.survey or self.layout.survey
         self.notes = [f"format: {self.layout.name}, bands of {self.survey}", *self.layout.notes]
@@ -99,6 +103,25 @@ class Columns:
         return column.to_numpy(dtype=float, na_value=np.nan)
 
 
+def _once(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """`frame`. Raises `DataInvalid` where two columns have one name."""
+    again = frame.columns[frame.columns.duplicated()]
+    if len(again):
+        raise invalid(source, f"two columns {again[0]}", "one of a name", "rename or drop one", str(again[0]))
+    return frame
+
+
+def text_columns(config: ReadConfig) -> frozenset[str]:
+    """Names, in lower case, of columns that hold ids, which are text whatever they look like."""
+    known = (
+        name
+        for layout in (TABLE, *LAYOUTS.values())
+        for names in (layout.columns, layout.about)
+        for name in names.get("id", ())
+    )
+    return frozenset(name.lower() for name in (*known, config.id_column or "") if name)
+
+
 # ---------------------------------------------------------------- names and bands
 
 
@@ -114,10 +137,11 @@ def names_of(column: Any) -> tuple[Ints, list[str]]:
 
 def _name(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace").strip()
+        value = value.decode("utf-8", "backslashreplace")  # so that two that differ still do
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip()
+    text = str(value).strip()
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
 
 
 def last_rows(code: Ints, count: int) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from astro.transients.config_read import ReadConfig
 from shared.config import Config, DataConfig, RunConfig, TrainConfig
@@ -78,12 +78,21 @@ class TransientsPredictConfig(Config):
         "between",
         description="class rates the probabilities assume: equal, the training set's, or a quarter of the way",
     )
-    priors: dict[str, float] = Field({}, description="class rates of your own, in place of `rates`")
+    priors: dict[str, NonNegativeFloat] = Field(
+        {}, description="class rates of your own, in place of `rates`; a class not named has none"
+    )
     explain: bool = Field(
         False,
         description="also tell, of each object, how the answer changes without each band and each tenth of its points",
     )
     batch: int = Field(512, ge=1, description="light curves at once")
+
+    @field_validator("priors")
+    @classmethod
+    def _some(cls, priors: dict[str, float]) -> dict[str, float]:
+        if priors and not sum(priors.values()) > 0:
+            raise ValueError("all are 0; a rate above 0 wanted")
+        return priors
 
 
 class EvaluateConfig(Config):

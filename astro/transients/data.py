@@ -117,18 +117,26 @@ def split(
 ) -> dict[Part, NDArray[np.int64]]:
     """Rows of each part: within a class by the hash of (seed, id), so that others of its class, added or removed,
     move only objects at a part's border, and other classes none. `data.fold` turns the order on by so many test parts.
+    Objects of one name in several files (`read.read_files`) are one, and go to one part.
     """
     parts: dict[Part, list[int]] = {"train": [], "val": [], "test": []}
-    for name in sorted({str(curve.label) for curve in curves}):
-        rows = [i for i, curve in enumerate(curves) if curve.label == name]
-        rows.sort(key=lambda i: hashlib.sha256(f"{seed} {curves[i].id}".encode()).digest())
-        turn = round(len(rows) * data.test * data.fold) % len(rows)
-        rows = rows[turn:] + rows[:turn]
-        test = round(len(rows) * data.test * (data.fold + 1)) - round(len(rows) * data.test * data.fold)
-        val = max(1, round(len(rows) * data.validation))
-        parts["test"] += rows[:test]
-        parts["val"] += rows[test : test + val]
-        parts["train"] += rows[test + val :]
+    names = {curve.id for curve in curves}
+    for label in sorted({str(curve.label) for curve in curves}):
+        objects: dict[str, list[int]] = {}
+        for i, curve in enumerate(curves):
+            if curve.label == label:
+                tail = curve.id.partition("/")[2]
+                objects.setdefault(tail if tail in names else curve.id, []).append(i)
+        order = sorted(objects, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+        turn = round(len(order) * data.test * data.fold) % len(order)
+        order = order[turn:] + order[:turn]
+        test = round(len(order) * data.test * (data.fold + 1)) - round(len(order) * data.test * data.fold)
+        val = max(1, round(len(order) * data.validation))
+        cuts: dict[Part, list[str]] = {
+            "test": order[:test], "val": order[test : test + val], "train": order[test + val :]
+        }  # fmt: skip
+        for part, some in cuts.items():
+            parts[part] += [i for name in some for i in objects[name]]
     return {part: np.array(sorted(rows), np.int64) for part, rows in parts.items()}
 
 

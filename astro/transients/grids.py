@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from astro.transients import gp
-from astro.transients.lightcurve import WAVELENGTHS, LightCurve
+from astro.transients.lightcurve import OK, WAVELENGTHS, LightCurve, status_of
 from astro.transients.t2 import Inputs
 from astro.transients.threads import in_threads
 from shared.progress import Progress
@@ -57,4 +57,5 @@ def until(curve: LightCurve, days: float) -> LightCurve:
     first = curve.time[curve.detected].min() if curve.detected.any() else curve.time.min()
     keep = curve.time <= first + days
     names = ("time", "band", "flux", "error", "detected")
-    return replace(curve, **{name: getattr(curve, name)[keep] for name in names})
+    young = replace(curve, **{name: getattr(curve, name)[keep] for name in names})
+    return replace(young, status=status_of(young.time, young.detected)) if curve.status == OK else young

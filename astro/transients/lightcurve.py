@@ -24,7 +24,15 @@ NEVER_DETECTED = "never detected"
 UNREADABLE = "unreadable"
 SOLAR_SYSTEM = "solar system object"
 STATUSES = (OK, TOO_FEW, NEVER_DETECTED, UNREADABLE, SOLAR_SYSTEM)
-"""What a light curve's `status` may say after reading; all but ok get the prior."""
+"""What a light curve's `status` may say after reading; all but ok and never detected get the prior."""
+MIN_POINTS = 3
+
+
+def status_of(time: Floats, detected: NDArray[np.bool_]) -> str:
+    """Of points in order of time."""
+    if len(time) < MIN_POINTS or time[0] == time[-1]:
+        return TOO_FEW
+    return OK if detected.any() else NEVER_DETECTED
 
 
 @dataclass(frozen=True, eq=False)

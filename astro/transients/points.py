@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from astro.transients import photometry
 from astro.transients.config_read import ReadConfig
-from astro.transients.lightcurve import NEVER_DETECTED, OK, TOO_FEW, WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve, status_of
 
 DETECTED_SNR = 5.0
-MIN_POINTS = 3
+LARGEST = 1e20
+"""A flux beyond it is no measurement (the Sun's is 5e21), and single precision has no room for its square."""
 SNR_RULE = f"detected = |flux| > {DETECTED_SNR:g} errors, where no detection flag says so"
 Ints = NDArray[np.int64]
 
@@ -122,8 +123,8 @@ def usable(rows: Rows, objects: Objects, survey: str) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
         checks = (
             ("without a time dropped", np.isfinite(rows.time)),
-            ("with flux NaN or null dropped", np.isfinite(rows.flux)),
-            ("with error ≤ 0, NaN or infinite dropped", np.isfinite(rows.error) & (rows.error > 0)),
+            ("with flux NaN, null or beyond 1e20 dropped", np.abs(rows.flux) < LARGEST),
+            ("with error ≤ 0, NaN or beyond 1e20 dropped", (rows.error > 0) & (rows.error < LARGEST)),
         )
     for text, fine in checks:
         if not fine.all():
@@ -216,17 +217,9 @@ def _split(rows: Rows, objects: Objects, survey: str, common: tuple[str, ...]) -
             redshift_error=float(objects.redshift_error[index]),
             label=objects.label[index],
             source=objects.source[index],
-            status=_status(rows.time[part], detected[part], objects.status.get(index)),
+            status=objects.status.get(index) or status_of(rows.time[part], detected[part]),
             notes=(*common, *objects.notes[index]),
             flags=tuple(objects.notes[index]),
         )
         out.append(curve)
     return out
-
-
-def _status(time: Floats, detected: NDArray[np.bool_], told: str | None) -> str:
-    if told is not None:
-        return told
-    if len(time) < MIN_POINTS or time[0] == time[-1]:
-        return TOO_FEW
-    return OK if detected.any() else NEVER_DETECTED

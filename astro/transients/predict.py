@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from astro.transients.explain import WHY, why
 from astro.transients.gp import FEWEST
 from astro.transients.grids import fitted
 from astro.transients.lightcurve import NEVER_DETECTED, OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
-from astro.transients.read import Reading, files_in, read_alerts, read_all, read_frame, stem
+from astro.transients.read import Reading, files_in, read_alerts, read_all, read_text, stem
 from astro.transients.tables import about_rows
 from astro.transients.threads import in_threads
 from shared.bundle import Bundle
@@ -83,7 +82,8 @@ class Result:
 
 
 class TransientsPredictor(Predictor):
-    """An item is a table, or a part of a long one's objects; alerts of one folder are one item, for they share objects.
+    """An item is a table, or a part of a long one's objects; alerts of one folder are one item, given by its name or by
+    theirs, for they share objects.
 
     Payload of an item: None for alerts, else (which part of the table, of how many).
     """
@@ -204,18 +204,23 @@ class TransientsPredictor(Predictor):
 
     def discover(self, paths: Sequence[Path]) -> list[Item]:
         found: list[tuple[tuple[Path, Path], Item]] = []
+        given: dict[Path, list[Path]] = {}
         for path in map(Path, paths):
             try:
                 packets, tables = files_in(path, self.read)
             except DataInvalid as err:
-                if not path.is_dir():
-                    found.append(((path.parent, path), Item("", (path,), fault=err.faults[0])))
+                found.append(((path.parent, path), Item("", (path,), fault=err.faults[0])))
                 continue
-            if packets:
+            if packets and path.is_dir():
                 whole = path.absolute()
                 found.append(((whole.parent, whole), Item("", tuple(packets))))
+            elif packets:
+                given.setdefault(path.absolute().parent, []).append(path)
             root = path if path.is_dir() else path.parent
             found += [((root, file), Item("", (file,), _parts(file))) for file in tables]
+        for folder, files in given.items():  # alerts given one by one share objects as those of a folder do
+            place = folder if len(files) > 1 else files[0].absolute()
+            found.append(((place.parent, place), Item("", tuple(files))))
         names = unique_names([place for place, _ in found], stem)
         return [each for name, (_, item) in zip(names, found) for each in _parted(replace(item, id=name))]
 
@@ -272,11 +277,9 @@ class TransientsPredictor(Predictor):
                 "csv",
             )
         try:
-            curves = read_frame(pd.read_csv(io.StringIO(text)), self.read, source="request")
+            curves = read_text(text, self.read, "request")
         except DataInvalid as err:
             raise ItemError.of(err.faults[0]) from None
-        except (ValueError, pd.errors.ParserError) as err:
-            raise ItemError("request", str(err)[:80], "a table as CSV text", "correct it", "csv") from None
         return {"csv": self.table(curves).to_csv(index=False)}
 
     def example_record(self) -> dict[str, Any]:

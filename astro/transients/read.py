@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from astro.transients import alerts, tables
-from astro.transients.columns import layout_of
+from astro.transients.columns import layout_of, text_columns
 from astro.transients.config_read import ReadConfig
 from astro.transients.lightcurve import LightCurve
 from astro.transients.reader import Reader
@@ -58,6 +58,12 @@ def read_frame(
     return _read(Table(frame), config or ReadConfig(), metadata, source).checked()
 
 
+def read_text(text: str, config: ReadConfig | None = None, source: str = "text") -> list[LightCurve]:
+    """The curves in the text of a CSV file. Raises `DataInvalid`."""
+    config = config or ReadConfig()
+    return _read(tables.of_text(text, source, text_columns(config)), config, None, source).checked()
+
+
 def read_table(
     table: AstropyTable,
     config: ReadConfig | None = None,
@@ -69,8 +75,8 @@ def read_table(
 
 
 def _read(table: Table, config: ReadConfig, metadata: pd.DataFrame | None, source: str) -> Reading:
-    reader = Reader(table, config, metadata, source)
     try:
+        reader = Reader(table, config, metadata, source)
         curves = reader.read()
     except DataInvalid as err:
         return Reading(faults=[*table.faults, *err.faults])
@@ -140,7 +146,8 @@ def files_in(path: Path, config: ReadConfig) -> tuple[list[Path], list[Path]]:
         others = [f for f in others if f.resolve() != config.metadata.resolve()]
     if not packets and not others:
         what = f"none of {len(every)} files is *{', *'.join((*tables.SUFFIXES, *ALERT_SUFFIXES))}"
-        raise invalid(path, what, tables.WANTED, "check the path")
+        folders = any(f.is_dir() and not f.name.startswith(".") for f in path.iterdir())
+        raise invalid(path, what, tables.WANTED, "give the folders in it" if folders else "check the path")
     return packets, others
 
 
@@ -155,9 +162,10 @@ def read_alerts(files: Sequence[Path], config: ReadConfig) -> Reading:
 
 def _file(path: Path, config: ReadConfig) -> Reading:
     try:
-        table = tables.load(path)
+        texts = text_columns(config)
+        table = tables.load(path, texts)
         beside = config.metadata or _metadata_beside(path, table, config)
-        metadata = tables.load(beside).frame if beside is not None else None
+        metadata = tables.load(beside, texts).frame if beside is not None else None
     except DataInvalid as err:
         return Reading(faults=err.faults)
     reading = _read(table, config, metadata, str(path))

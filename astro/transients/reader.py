@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from astro.transients import photometry, surveys
-from astro.transients.columns import Columns, banded, last_rows, names_of
+from astro.transients.columns import EXACT, Columns, banded, last_rows, names_of
 from astro.transients.config_read import ReadConfig
 from astro.transients.fluxes import read_fluxes
 from astro.transients.lightcurve import Floats, LightCurve
@@ -68,8 +68,14 @@ class Reader(Columns):
     def _ids(self) -> tuple[Ints, list[str]]:
         name = self.column("id")
         if name is not None:
-            code, ids = names_of(self.frame[name])
-            return code, ids
+            column = self.frame[name]
+            if pd.api.types.is_float_dtype(column) and (column.abs() >= EXACT).any():
+                found, wanted = (
+                    f"ids in {name} with decimal point, whose last digits are lost",
+                    "whole numbers or text",
+                )
+                raise invalid(self.source, found, wanted, "write them so", name)
+            return names_of(column)
         meta = {str(key).lower(): value for key, value in self.table.meta.items()}
         said = next((meta[key] for key in TABLE.columns["id"] if meta.get(key) is not None), None)
         if said is None and self.config.id_column != "":
@@ -148,9 +154,9 @@ class Reader(Columns):
         column = self.frame[name]
         if pd.api.types.is_datetime64_any_dtype(column):
             self.say("times: dates, taken as UTC, to MJD")
-            return photometry.to_mjd(
-                column.to_numpy("datetime64[ns]").astype("int64").astype(float), "nanoseconds"
-            )
+            since = column.to_numpy("datetime64[ns]")
+            time = photometry.to_mjd(since.astype("int64").astype(float), "nanoseconds")
+            return np.where(np.isnat(since), np.nan, time)
         time = self.numbers(name)
         if len(time) and not np.isfinite(time).any() and column.notna().any():
             raise invalid(self.source, f"no numbers in {name}", "times as MJD", "convert them", name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,14 +67,17 @@ def first_bytes(path: Path, size: int = 16) -> bytes:
         raise invalid(path, said, WANTED, "check the path") from None
 
 
-def load(path: Path) -> Table:
-    """The table in `path`. Raises `DataInvalid`."""
+def load(path: Path, texts: Collection[str] = ()) -> Table:
+    """The table in `path`. Columns named as one of `texts`, in lower case, are text, also where all are numbers: an id
+    0615 is not 615. Raises `DataInvalid`."""
     head = first_bytes(path)
     if not head.strip():
         raise invalid(path, "empty file", WANTED, "write the table again")
     try:
         if head.startswith(b"PAR1"):
-            return Table(pq.read_table(path).to_pandas(strings_to_categorical=True))
+            return Table(
+                pq.read_table(path).to_pandas(strings_to_categorical=True, integer_object_nulls=True)
+            )
         if head.startswith((b"SIMPLE  =", b"# %ECSV")):
             from astropy.table import Table as AstropyTable
 
@@ -84,7 +87,7 @@ def load(path: Path) -> Table:
                 return of_astropy(AstropyTable.read(path, format=kind))
         if b"\0" in head:
             raise invalid(path, "neither text nor a known kind of table", WANTED, "export it as one of these")
-        return _csv(path)
+        return _csv_file(path, texts)
     except DataInvalid:
         raise
     except _DAMAGED as err:
@@ -106,39 +109,57 @@ def about_rows(path: Path) -> int:
 # ---------------------------------------------------------------- CSV
 
 
-def _csv(path: Path) -> Table:
+def _csv_file(path: Path, texts: Collection[str]) -> Table:
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         header = gzip.GzipFile(fileobj=raw).readline() if packed else raw.readline()
+    kind = "gzip" if packed else None
+    return _csv(path, header, lambda: pa.input_stream(str(path), compression=kind), texts)
+
+
+def of_text(text: str, source: str, texts: Collection[str] = ()) -> Table:
+    """The table in the text of a CSV file, as `load` reads one. Raises `DataInvalid`."""
+    content = text.encode()
+    try:
+        return _csv(source, content.split(b"\n", 1)[0], lambda: pa.BufferReader(content), texts)
+    except _DAMAGED as err:
+        raise invalid(source, first_line(err), "a table as CSV text", "correct it", "csv") from None
+
+
+def _csv(source: str | Path, header: bytes, stream: Callable[[], Any], texts: Collection[str]) -> Table:
     sep = max((",", "\t", ";"), key=lambda mark: header.count(mark.encode()))
+    names = [name.strip().strip('"') for name in header.decode("utf-8-sig", "replace").split(sep)]
     bad: list[int] = []
 
     def skip(row: Any) -> str:
         bad.append(row.number or 0)
         return "skip"
 
-    def parse(types: dict[str, pa.DataType] | None) -> pd.DataFrame:
+    def parse(types: dict[str, pa.DataType]) -> pd.DataFrame:
         bad.clear()
-        with pa.input_stream(str(path), compression="gzip" if packed else None) as stream:
+        with stream() as opened:
             table = pa_csv.read_csv(
-                stream,
+                opened,
                 read_options=pa_csv.ReadOptions(use_threads=False),  # so that rows have numbers
                 parse_options=pa_csv.ParseOptions(delimiter=sep, invalid_row_handler=skip),
                 convert_options=pa_csv.ConvertOptions(strings_can_be_null=True, column_types=types),
             )
-        return table.to_pandas()
+        return table.to_pandas(integer_object_nulls=True)
 
+    ids = {name: pa.dictionary(pa.int32(), pa.string()) for name in names if name.lower() in texts}
     try:
-        frame = parse(None)
-    except pa.ArrowInvalid:  # a word among numbers, late in the file: as text, then number by number
-        names = [name.strip().strip('"') for name in header.decode("utf-8-sig", "replace").split(sep)]
+        frame = parse(ids)
+    except pa.ArrowInvalid as err:
+        if "UTF8" in str(err):
+            raise invalid(source, "text that is not UTF-8", "UTF-8", "write the table in UTF-8") from None
+        # A word among numbers, late in the file: as text, then number by number.
         frame = parse(dict.fromkeys(names, pa.string()))
     faults = []
     if bad:
         rows = ", ".join(str(n) for n in bad[:5] if n) or "?"
         what = f"{len(bad)} rows without one value a column (rows {rows}{', …' if len(bad) > 5 else ''})"
-        faults.append(Fault(path, what, "one value a column", "left out", severity="warning"))
+        faults.append(Fault(source, what, "one value a column", "left out", severity="warning"))
     return Table(frame, faults=faults)
 
 
@@ -175,7 +196,10 @@ def _native(array: Any) -> Any:
         plain = np.char.strip(np.char.decode(plain, "utf-8", "replace"))
     if plain.dtype.kind in "iuf":
         plain = plain.astype(plain.dtype.newbyteorder("="))
-        return np.where(mask, np.nan, plain.astype(float)) if mask.any() else plain
+        if not mask.any():
+            return plain
+        if plain.dtype.kind == "f":
+            return np.where(mask, np.nan, plain)
     objects = plain.astype(object)
     objects[mask] = None
     return objects

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astro.transients.augment import FAINTEST, altered
-from astro.transients.lightcurve import LightCurve
-from astro.transients.points import DETECTED_SNR, MIN_POINTS
+from astro.transients.lightcurve import MIN_POINTS, LightCurve
+from astro.transients.points import DETECTED_SNR
 from astro.transients.sample import simulate
 
 PARTS = ("time", "band", "flux", "error", "detected")

@@ -145,18 +145,18 @@ WRONG: dict[int, tuple[list[tuple[float, str, float, float]], str, bool, str]] =
     3: (good()[:2], TOO_FEW, False, ""),
     8: ([(60_000.0, band, 100.0, 5.0) for band in "ugriz"], TOO_FEW, False, ""),
     1: ([(t, b, 2.0, e) for t, b, _, e in good()], NEVER_DETECTED, True, ""),
-    7: (spoiled(good(), flux=np.nan), OK, True, "8 points with flux NaN or null dropped"),
+    7: (spoiled(good(), flux=np.nan), OK, True, "8 points with flux NaN, null or beyond 1e20 dropped"),
     2: (
         [(t, b, np.nan, e) for t, b, _, e in good()],
         TOO_FEW,
         False,
-        "24 points with flux NaN or null dropped",
+        "24 points with flux NaN, null or beyond 1e20 dropped",
     ),
     6: (
         spoiled(good(), flux_err=0.0),
         OK,
         True,
-        "8 points with error ≤ 0, NaN or infinite dropped",
+        "8 points with error ≤ 0, NaN or beyond 1e20 dropped",
     ),
     5: (
         spoiled(good("gri"), band="w"),
