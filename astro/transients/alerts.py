@@ -39,6 +39,8 @@ LSST_OBJECT: Mapping[str, tuple[str, ...]] = {
     "ebv": ("mwebv",),
 }
 """Of ELAsTiCC's diaObject only: LSST's alerts have no host redshift."""
+NO_ERROR = -1.0
+"""Of a redshift that came without one; `photometry.clean_redshift` takes it as absent."""
 KNOWN_MAJORS = range(1, 12)
 _IDS = ("diaObjectId", "ssObjectId", "timeWithdrawnMjdTai")
 _ZTF_FIELDS = ("jd", "fid", "magpsf", "sigmapsf", "isdiffpos", "diffmaglim")
@@ -66,8 +68,21 @@ def packet_of(record: Record, fallback: str, namespace: str = "") -> Packet:
         out = _packet(record, fallback, namespace)
         set().union(*(part.band for part in out.points))  # what cannot be compared is no band
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as err:
-        out = Packet(fallback, "lsst", notes=[f"cannot be read: {_line(err)}"], status=UNREADABLE)
+        survey = "ztf" if isinstance(record, Mapping) and "candidate" in record else "lsst"
+        notes = [f"cannot be read: {_line(err)}"]
+        out = Packet(_named(record) or fallback, survey, notes=notes, status=UNREADABLE)
     return out
+
+
+def _named(record: Any) -> str:
+    """The object of an alert, whatever else is wrong with it; empty where it names none."""
+    parts = (record.get("diaSource"), record.get("diaObject"), record) if isinstance(record, Mapping) else ()
+    for part in parts:
+        if isinstance(part, Mapping):
+            for key in ("diaObjectId", "objectId"):
+                if (name := part.get(key)) and name == name:  # NaN is no name
+                    return str(name)
+    return ""
 
 
 def _packet(record: Record, fallback: str, namespace: str) -> Packet:
@@ -89,9 +104,8 @@ def _lsst(record: Record, fallback: str, namespace: str) -> Packet:
     elasticc = namespace.startswith("elasticc")
     unit = "zero point 27.5 (ELAsTiCC)" if elasticc else "nJy"
     out = Packet(fallback, "lsst", common=(f"fluxes from {unit} to {ZERO_POINT}; {SNR_RULE}",))
-    name = source.get("diaObjectId") or about.get("diaObjectId")
-    if name:
-        out.id = str(name)
+    if name := _named({"diaSource": source, "diaObject": about}):
+        out.id = name
     elif source.get("ssObjectId"):
         out.id, out.status = f"ssObject {source['ssObjectId']}", SOLAR_SYSTEM
     else:
@@ -102,9 +116,12 @@ def _lsst(record: Record, fallback: str, namespace: str) -> Packet:
     _lsst_points(out, "diaSource", [source], scale, DETECTION)
     out.at = _known(next((source[n] for n in LSST_FIELDS["midpointMjdTai"] if n in source), None))
     for role, names in LSST_OBJECT.items():
-        value = next((about[n] for n in names if about.get(n) is not None), None)
+        values = (float(about[n]) for n in names if about.get(n) is not None)
+        value = next((each for each in values if each >= 0), None)  # −9 and NaN say that there is none
         if value is not None:
-            out.about[role] = float(value)
+            out.about[role] = value
+    if "redshift" in out.about:  # of one alert: an older one's error is another value's
+        out.about.setdefault("redshift_error", NO_ERROR)
     return out
 
 
@@ -195,19 +212,6 @@ def read_alert(
     """
     pair = (packet_of(record, source, namespace), source)
     return curves(learn([pair], None), config or ReadConfig())[0]
-
-
-def iter_alerts(
-    path: Path, config: ReadConfig | None = None, faults: list[Fault] | None = None, batch: int = 512
-) -> Iterator[LightCurve]:
-    """One curve an alert, in the file's order, `batch` at a time; what stops the file early goes to `faults`."""
-    group: list[tuple[Packet, str]] = []
-    for pair in packets_in(path, str(path), path.stem, [] if faults is None else faults, [], Schema()):
-        group.append(pair)
-        if len(group) == batch:
-            yield from curves(learn(group, None), config or ReadConfig())
-            group = []
-    yield from curves(learn(group, None), config or ReadConfig())
 
 
 class Batch:

@@ -110,7 +110,11 @@ class Classifier(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """(B, K) logits of the network alone, at equal class rates."""
-        logits: Tensor = self.network(inputs) - self.log_rates
+        return self.logits(self.network.pooled(inputs))
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """(B, K) the same, of the network's pooled features (B, C)."""
+        logits: Tensor = self.network.head(self.network.dropout(pooled)) - self.log_rates
         return logits
 
     # ------------------------------------------------------------ after the training

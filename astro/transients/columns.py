@@ -25,7 +25,13 @@ _FEATURES = ("time", "band", "flux", "error", "detected", "redshift", "redshift_
 def layout_of(frame: pd.DataFrame, config: ReadConfig) -> Layout:
     """The layout told, or the one whose columns are there."""
     if config.format == "auto":
-        return surveys.recognised(str(name) for name in frame.columns)
+        found = surveys.recognised(str(name) for name in frame.columns)
+        # Others name their columns as PLAsTiCC does, but not their bands.
+        if found.bands is surveys.PASSBANDS:
+            kinds = set(map(_name, pd.unique(frame["passband"].dropna())))
+            if not kinds <= set(surveys.PASSBANDS) or config.survey not in (None, found.survey):
+                return TABLE
+        return found
     return TABLE if config.format == "table" else LAYOUTS[config.format]
 
 
@@ -37,7 +43,7 @@ class Columns:
         self.frame = _once(table.frame.rename(columns=str), source)
         self.about = None if metadata is None else _once(metadata.rename(columns=str), "metadata")
         self.layout = layout_of(self.frame, config)
-        self.survey = config.survey or self.layout.survey
+        self.survey = config.survey or (config.table_survey if self.layout is TABLE else self.layout.survey)
         self.notes = [f"format: {self.layout.name}, bands of {self.survey}", *self.layout.notes]
         """Of the table."""
         self.common: list[str] = list(self.layout.notes)
@@ -79,7 +85,7 @@ class Columns:
         frame = self.frame if frame is None else frame
         have = ", ".join(map(str, frame.columns[:12])) + (", …" if len(frame.columns) > 12 else "")
         known = self.layout.columns.get(role, ())
-        wanted = f"a column of {role}s" + (f" ({', '.join(known[:6])})" if known else "")
+        wanted = f"a column of {_plural(role)}" + (f" ({', '.join(known[:6])})" if known else "")
         return invalid(
             self.source, found, wanted, f"name it in data.read.{role}_column (columns: {have})", role
         )
@@ -92,7 +98,7 @@ class Columns:
         """Raises `DataInvalid` where there is none."""
         name = self.column(role)
         if name is None:
-            raise self.no(role, f"no column of {role}s")
+            raise self.no(role, f"no column of {_plural(role)}")
         return name
 
     def numbers(self, name: str, frame: pd.DataFrame | None = None) -> Floats:
@@ -101,6 +107,10 @@ class Columns:
         if not pd.api.types.is_numeric_dtype(column):
             column = pd.to_numeric(column.astype(object), errors="coerce")
         return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _plural(role: str) -> str:
+    return "fluxes" if role == "flux" else f"{role}s".replace("_", " ")
 
 
 def _once(frame: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -21,13 +21,20 @@ class ReadConfig(Config):
         "lightcurves", description="metadata: also objects without any observation, in that table's order"
     )
     survey: Literal["lsst", "des", "ztf"] | None = Field(
-        None, description="whose bands these are; none = as the format says, lsst for tables"
+        None, description="whose bands these are; none = as the format says, `table_survey` for tables"
+    )
+    table_survey: Literal["lsst", "des", "ztf"] = Field(
+        "lsst",
+        description="of tables of no known make; a trained model's own, where it predicts or is evaluated",
     )
     unit: Literal["nJy", "uJy", "mJy", "Jy", "mag"] | None = Field(
         None, description="of fluxes; mag = AB magnitudes; none = as the format or the table says"
     )
     zero_point: float | None = Field(
-        None, description="AB magnitude of flux 1 instead of a unit; 27.5 = PLAsTiCC, SNANA's FLUXCAL"
+        None,
+        ge=-20,
+        le=60,
+        description="AB magnitude of flux 1 instead of a unit; 27.5 = PLAsTiCC, SNANA's FLUXCAL",
     )
     time: Literal["auto", "mjd", "jd", "mjd_seconds", "unix", "nanoseconds"] = Field(
         "auto", description="of times; auto = days, and asks where the values cannot be MJD"

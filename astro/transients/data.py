@@ -70,6 +70,20 @@ def check(config: TransientsConfig) -> list[Fault]:
                 Fault(place, "no object has a label", "labelled objects", "set data.read.label_column")
             )
         return faults
+    usable = {curve.label for curve in labelled if curve.status == OK}
+    faults += [
+        Fault(
+            *(
+                place,
+                f"{name}: no object with a usable curve",
+                "some to train on",
+                "add, or leave the class out",
+            ),
+            severity="warning" if data.classes else "error",
+        )
+        for name in (data.classes or kept_classes(labelled, data))
+        if name not in usable and any(curve.label == name for curve in labelled)
+    ]
     faults += _class_faults(labelled, data, place)
     surveys = sorted({curve.survey for curve in labelled})
     if len(surveys) > 1 and not data.survey:
@@ -158,9 +172,14 @@ class Objects:
 
 
 def marks(curves: Sequence[LightCurve]) -> NDArray[np.uint32]:
-    """(N,) of each object, by its id and the day of its first point: points added later do not change them."""
-    first = (f"{curve.id}|{curve.time.min():.3f}" if len(curve) else curve.id for curve in curves)
-    return np.array([zlib.crc32(text.encode()) for text in first], "<u4")
+    """(N, 2) of each object, by its id and the day of its first and of its best point: of a curve that goes on, or that
+    forced photometry takes further back, one stays at least."""
+    made = np.zeros((len(curves), 2), "<u4")
+    for i, curve in enumerate(curves):
+        name = curve.id.rpartition("/")[2]
+        best = curve.time[np.argmax(np.abs(curve.flux) / curve.error)] if len(curve) else 0.0
+        made[i] = [zlib.crc32(f"{name}|{day:.3f}".encode()) for day in (min(curve.time, default=0.0), best)]
+    return made
 
 
 class TransientsData(pl.LightningDataModule):
@@ -248,7 +267,7 @@ class TransientsData(pl.LightningDataModule):
     def trained_on(self) -> str:
         """`marks` of the objects that trained the model or chose its weights, as text."""
         used = [self.curves[i] for part in ("train", "val") for i in self.rows[part]]
-        return base64.b64encode(np.sort(marks(used)).tobytes()).decode()
+        return base64.b64encode(np.unique(marks(used)).tobytes()).decode()
 
     def facts(self) -> DataFacts:
         config, number = self.config, {part: len(rows) for part, rows in self.rows.items()}

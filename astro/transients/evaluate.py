@@ -92,8 +92,10 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     p = table[[f"p_{name}" for name in names]].to_numpy()
     flat, parts = _flat_probabilities(predictor, curves)
     metrics = {"objects": float(len(curves)), **_scores(predictor, labels, p, flat)}
-    what = "the test part" if own else "every labelled object; the model was trained on other data"
-    if left_out:
+    what = "the test part" if own else "every labelled object; the model was trained on others"
+    if not own and "trained_on" not in bundle.schema["transients"]:
+        what = "every labelled object; the bundle does not tell whether it was trained on some of them"
+    elif left_out:
         what = f"labelled objects that the model was not trained on; {left_out:,} that it was are left out"
     result = TransientsEvaluation(
         metrics, notes=[f"Scored: {what}, {len(curves):,} objects.", *_status_notes(table), *CONVENTIONS]
@@ -125,7 +127,9 @@ def _to_score(
     predictor: TransientsPredictor, bundle: Bundle, config: TransientsConfig
 ) -> tuple[TransientsData, bool]:
     """The data, and whether they are the model's own, of which the test part alone may be scored."""
-    names, place = predictor.classes, where(config)
+    names, place, survey = predictor.classes, where(config), predictor.config.data.survey
+    if config.data.read.survey is None and any(c.survey != survey for c in reading_of(config).curves):
+        config = over_read(config, table_survey=survey)
     found = sorted({str(c.label) for c in reading_of(config).checked() if c.label is not None})
     if not set(found) & set(names):
         raise UsageError(
@@ -146,11 +150,19 @@ def _to_score(
     return data, own
 
 
+def over_read(config: TransientsConfig, **keys: Any) -> TransientsConfig:
+    """`config` with these of ``data.read``."""
+    read = config.data.read.model_copy(update=keys)
+    return config.model_copy(update={"data": config.data.model_copy(update={"read": read})})
+
+
 def _unseen(data: TransientsData, bundle: Bundle) -> list[LightCurve]:
     """Those of foreign data that the model was not trained on, as far as the bundle tells."""
     text = bundle.schema["transients"].get("trained_on", "")
     seen = np.frombuffer(base64.b64decode(text), "<u4")
-    return [curve for curve, old in zip(data.curves, np.isin(marks(data.curves), seen)) if not old]
+    found = marks(data.curves)
+    old = np.isin(found, seen).reshape(found.shape).any(axis=1)
+    return [data.curves[i] for i in np.flatnonzero(~old)]
 
 
 def _flat_probabilities(
@@ -314,11 +326,13 @@ def _figures(
             f"{n}: {curves[i].id}, {names[labels[i]]}, p = {own[i]:.2f}"
             for n, i in zip(("Worst", "Median", "Best"), chosen)
         ]
-        shown = maps[torch.arange(3), : data.grid, torch.as_tensor(p[chosen].argmax(1))]
+        # Steps of the redshift come after those of the grid; a backbone that strides has fewer of all.
+        steps = round(maps.shape[1] * data.grid / predictor.model.network.tokens)
+        shown = maps[torch.arange(3), :steps, torch.as_tensor(p[chosen].argmax(1))]
         drawn[
             "Worst, median and best object: points, the Gaussian process with its deviation, and where the network "
             "looked for its answer (grey)."
-        ] = curve_figure(some, inputs, shown.numpy(), titles)
+        ] = curve_figure(some, inputs, predictor.model.bands, shown.numpy(), titles)
     return {
         caption: save_png(figure, out / f"{number}-{name}.png")
         for number, ((caption, figure), name) in enumerate(

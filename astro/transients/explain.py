@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,14 @@ def occlusion(curve: LightCurve, predict: Predict, *, of: int | None = None, epo
     """Points are taken away from the light curve itself, not from its grid, so that what fills the gap is what would
     have been there without them. All versions are predicted in one call. `of` = the most probable class.
 
-    `epochs`: windows of about as many points each, in order of time. A part without which nothing is left has NaN.
+    `epochs`: windows of about as many points each, in order of time. A part without which nothing is left, or nothing
+    that can be classified (a row of NaN), has NaN.
     """
     names = list(dict.fromkeys(map(str, curve.band)))
     windows = np.array_split(np.arange(len(curve)), min(epochs, len(curve)))
     kept = [curve.band != name for name in names]
     kept += [~np.isin(np.arange(len(curve)), window) for window in windows]
-    versions = [curve] + [_only(curve, mask) for mask in kept if mask.any()]
+    versions = [curve] + [curve.taken(mask) for mask in kept if mask.any()]
     probability = predict(versions)
     of = int(probability[0].argmax()) if of is None else of
     changes = iter(probability[0, of] - probability[1:, of])
@@ -80,10 +81,3 @@ def why(curves: Sequence[LightCurve], predict: Predict, classes: Sequence[str]) 
             rows.append(dict(zip(WHY, (*answer, band, float(seen.min()), float(seen.max()), change))))
         rows += [dict(zip(WHY, (*answer, "epoch", *each))) for each in found.epochs]
     return rows
-
-
-def _only(curve: LightCurve, mask: NDArray[np.bool_]) -> LightCurve:
-    return replace(
-        curve,
-        **{name: getattr(curve, name)[mask] for name in ("time", "band", "flux", "error", "detected")},
-    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from astro.transients import gp
-from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import Floats, LightCurve
 from astro.transients.metrics import confusion, ranking, reliability
 from astro.transients.t2 import Inputs
 from shared.plots.style import LIGHT, colour, dash, dress, new_figure
@@ -101,21 +101,27 @@ def days_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def curve_figure(
-    curves: Sequence[LightCurve], inputs: Inputs, maps: NDArray[Any], titles: Sequence[str]
+    curves: Sequence[LightCurve],
+    inputs: Inputs,
+    bands: Sequence[str],
+    maps: NDArray[Any],
+    titles: Sequence[str],
 ) -> Figure:
-    """One panel an object: points with errors, the process's mean and deviation, the activation map behind."""
+    """One panel an object: points with errors, the process's mean and deviation in `bands`, the activation map behind:
+    `maps` (N, L), evenly spaced over the same times."""
     figure = new_figure(8.6, 2.6 * len(curves) + 0.3)
     for row, (curve, title) in enumerate(zip(curves, titles)):
         axes = figure.add_subplot(len(curves), 1, row + 1)
         cut = gp.trim(curve)
         times = np.linspace(0, float(inputs.duration[row]), inputs.mean.shape[1])
         back = axes.twinx()
-        back.fill_between(times, maps[row], color=LIGHT.grid, linewidth=0, zorder=0)
+        places = np.linspace(0, times[-1], maps.shape[1])
+        back.fill_between(places, maps[row], color=LIGHT.grid, linewidth=0, zorder=0)
         back.set_ylim(0, max(float(maps[row].max()), 1e-9) * 1.05)
         back.axis("off")
         axes.set_zorder(back.get_zorder() + 1)
         axes.patch.set_visible(False)
-        for k, band in enumerate(WAVELENGTHS[curve.survey]):
+        for k, band in enumerate(bands):
             here = cut.band == band
             if not here.any():
                 continue

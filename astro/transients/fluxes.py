@@ -8,9 +8,14 @@ import pandas as pd
 from astro.transients import photometry, surveys
 from astro.transients.columns import Columns
 from astro.transients.lightcurve import ZERO_POINT, Floats
+from astro.transients.points import counted
 from astro.transients.surveys import TABLE
 from astro.transients.tables import invalid
 
+LOWEST, HIGHEST = -20.0, 60.0
+"""Of zero points; what is beyond says that there is none"""
+NEGATIVE = ("f", "0", "0.0", "false", "-1", "-1.0")
+"""Words of ``isdiffpos``"""
 _ROUNDING = 0.1 / np.sqrt(12.0)
 _REDUCED_FLOOR = 3.4
 """Median flux error of the 1,669 detections in PLAsTiCC's full light curves beside the reduced ones."""
@@ -30,7 +35,8 @@ def read_fluxes(columns: Columns) -> tuple[Floats, Floats]:
     error = columns.numbers(error_name)
     if is_magnitude:
         columns.say(f"magnitudes taken as AB, to flux at zero point {ZERO_POINT}")
-        return photometry.from_magnitudes(value, error)
+        flux, error = photometry.from_magnitudes(value, error * _magnitudes(columns, error_name))
+        return flux * _signs(columns), error
     zero_point = _zero_point(columns, name)
     sure = columns.layout is not TABLE or name.lower() in surveys.STATED_ZERO_POINTS
     if columns.config.check_magnitudes and not sure and photometry.look_like_magnitudes(value, error):
@@ -49,7 +55,10 @@ def _value_column(columns: Columns) -> tuple[str, bool]:
     name = (told or magnitude or flux) if config.unit == "mag" else (flux or magnitude)
     if name is None:
         raise columns.no("flux", "no column of fluxes or magnitudes")
-    stated = str(columns.table.units.get(name, "")).lower().startswith("mag")
+    unit = str(columns.table.units.get(name, "")).lower().replace(" ", "")
+    stated = unit.startswith("mag")
+    if stated and unit not in ("mag", "mag(ab)"):
+        raise invalid(columns.source, f"unit {unit}", "AB magnitudes", "convert the column", name)
     is_magnitude = config.unit == "mag" or stated or (told is None and name == magnitude)
     if is_magnitude and config.unit not in (None, "mag"):
         found = f"{name} holds magnitudes, unit={config.unit} was told"
@@ -58,6 +67,25 @@ def _value_column(columns: Columns) -> tuple[str, bool]:
         found = f"{name} holds magnitudes, zero_point={config.zero_point:g} was told"
         raise invalid(columns.source, found, "AB magnitudes, which need none", "leave it out", name)
     return name, is_magnitude
+
+
+def _magnitudes(columns: Columns, error_name: str) -> float:
+    """What errors are multiplied with to be magnitudes: 0.001 where their column says mmag."""
+    unit = columns.table.units.get(error_name, "mag").lower().replace(" ", "")
+    if unit not in ("mag", "mag(ab)", "mmag"):
+        raise invalid(columns.source, f"unit {unit}", "mag or mmag", "convert the column", error_name)
+    return 1e-3 if unit == "mmag" else 1.0
+
+
+def _signs(columns: Columns) -> Floats:
+    """−1 for differences that ZTF's ``isdiffpos`` says are negative, of which a magnitude tells the size alone."""
+    name = columns.known(columns.frame, ("isdiffpos",))
+    if name is None:
+        return np.ones(1)
+    negative = columns.frame[name].astype(str).str.strip().str.lower().isin(NEGATIVE).to_numpy()
+    if negative.any():
+        columns.say(f"{counted(int(negative.sum()), 'difference')} negative by {name}")
+    return np.where(negative, -1.0, 1.0)
 
 
 def _error_column(columns: Columns, is_magnitude: bool) -> str:
@@ -105,7 +133,8 @@ def _zero_point(columns: Columns, name: str) -> float | Floats:
 def _where_stated(columns: Columns, zero_point: float) -> float | Floats:
     """The zero point, NaN in rows that lack one where others have it: theirs may be another."""
     name = columns.column("zero_point")
-    stated = np.isfinite(columns.numbers(name)) if name is not None else np.ones(1, bool)
+    values = np.zeros(1) if name is None else columns.numbers(name)
+    stated = (values >= LOWEST) & (values <= HIGHEST)
     if stated.all() or not stated.any():
         return zero_point
     columns.say(f"{(~stated).sum():,} rows without a zero point in {name}, where others have one: left out")
@@ -118,6 +147,7 @@ def _zero_points_by_row(columns: Columns, said: dict[str, float]) -> Floats | No
     if name is None:
         return None
     values = columns.numbers(name)
+    values = np.where((values >= LOWEST) & (values <= HIGHEST), values, np.nan)
     if columns.config.zero_point_column is not None:
         columns.say(f"fluxes from the zero points in {name} to {ZERO_POINT}")
         return values

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from astro.transients import gp
-from astro.transients.lightcurve import OK, WAVELENGTHS, LightCurve, status_of
+from astro.transients.lightcurve import WAVELENGTHS, LightCurve
 from astro.transients.t2 import Inputs
 from astro.transients.threads import in_threads
 from shared.progress import Progress
@@ -55,7 +54,4 @@ def until(curve: LightCurve, days: float) -> LightCurve:
     if not len(curve):
         return curve
     first = curve.time[curve.detected].min() if curve.detected.any() else curve.time.min()
-    keep = curve.time <= first + days
-    names = ("time", "band", "flux", "error", "detected")
-    young = replace(curve, **{name: getattr(curve, name)[keep] for name in names})
-    return replace(young, status=status_of(young.time, young.detected)) if curve.status == OK else young
+    return curve.taken(curve.time <= first + days)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,16 @@ class LightCurve:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    def taken(self, keep: NDArray[np.bool_]) -> LightCurve:
+        """With these of its points alone, and the status of what is left."""
+        parts = {name: getattr(self, name)[keep] for name in ("time", "band", "flux", "error", "detected")}
+        status = (
+            status_of(parts["time"], parts["detected"])
+            if self.status in (OK, NEVER_DETECTED)
+            else self.status
+        )
+        return replace(self, **parts, status=status)
 
     @property
     def wavelength(self) -> Floats:

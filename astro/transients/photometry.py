@@ -28,7 +28,7 @@ JD_OFFSET = 2_400_000.5
 _UNIX_MJD = 40_587.0
 _DAY = 86_400.0
 _ABSENT_MAGNITUDE = 90.0
-"""Magnitudes are 99, 999 or −99 where there is none."""
+"""Magnitudes are 99, 999, −99 or 0 where there is none."""
 
 
 # ---------------------------------------------------------------- fluxes
@@ -40,8 +40,8 @@ def factor(zero_point: float | Floats) -> float | Floats:
 
 
 def from_magnitudes(magnitude: Floats, error: Floats) -> tuple[Floats, Floats]:
-    """(flux, error) at `ZERO_POINT` of AB magnitudes; NaN where a magnitude is absent (99, −99)."""
-    known = np.where(np.abs(magnitude) < _ABSENT_MAGNITUDE, magnitude, np.nan)
+    """(flux, error) at `ZERO_POINT` of AB magnitudes; NaN where a magnitude is absent (99, −99, 0)."""
+    known = np.where((np.abs(magnitude) < _ABSENT_MAGNITUDE) & (magnitude != 0), magnitude, np.nan)
     flux = 10.0 ** (0.4 * (ZERO_POINT - known))
     return flux, 0.4 * np.log(10.0) * flux * error
 

@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
+from astro.transients.config_read import ReadConfig
 from astro.transients.decide import doubt, with_priors
 from astro.transients.explain import WHY, why
 from astro.transients.gp import FEWEST
@@ -25,7 +26,7 @@ from astro.transients.tables import about_rows
 from astro.transients.threads import in_threads
 from shared.bundle import Bundle
 from shared.config import merge, nested
-from shared.errors import DataInvalid, ItemError
+from shared.errors import DataInvalid, ItemError, UsageError
 from shared.io.atomic import atomic_write_text
 from shared.io.names import unique_names
 from shared.pipeline import Item, Predictor, Tick, error_faults
@@ -95,16 +96,25 @@ class TransientsPredictor(Predictor):
     def __init__(self, bundle: Bundle, options: Mapping[str, Any]) -> None:
         over: dict[str, Any] = {}
         for key, value in options.items():
+            if key.startswith("data.") and not key.startswith("data.read."):
+                raise UsageError(
+                    f"{key}: the model's own; data.read.… or an option of predict wanted; leave it out"
+                )
             path = key if key.startswith("data.") else f"predict.{key}"
             over = merge(over, nested(path.split("."), value))
-        self.config: TransientsConfig = bundle.config(TransientsConfig, over or None)
+        # Names and units are those of the user's files now, not of the training set's; treatment is as in training.
+        saved = bundle.config(TransientsConfig).data
+        kept = ReadConfig(
+            dust=saved.read.dust, duplicates=saved.read.duplicates, table_survey=saved.survey or "lsst"
+        )
+        over = merge({"data": {"read": kept.model_dump(mode="json")}}, over)
+        self.config: TransientsConfig = bundle.config(TransientsConfig, over)
+        self.read = self.config.data.read
         self.classes = self.config.data.classes
         self.model: Classifier = bundle.load_into(Classifier(self.config))
         self.distances = self.model.distances
         counts = bundle.schema["transients"]["class_counts"]
         self.rates: Floats = _shares(np.array([counts[name] for name in self.classes], np.float64))
-        # Column names are those of the user's files now, not of the training set's.
-        self.read = self.config.data.read.model_copy(update={"metadata": None, "format": "auto"})
         self._kept: tuple[Any, Reading] | None = None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device)
@@ -145,7 +155,7 @@ class TransientsPredictor(Predictor):
         data, model = self.config.data, self.model
         inputs, fits = fitted(curves, data.survey, data.grid)
         features = model.network.pooled(inputs.to(self.device))
-        logits = (model.network.head(features) - model.log_rates).double().cpu().numpy()
+        logits = model.logits(features).double().cpu().numpy()
         return (
             logits,
             model.tree_logs(curves, inputs),
@@ -173,12 +183,14 @@ class TransientsPredictor(Predictor):
         columns |= unlike | {"points": [len(curve) for curve in curves]}
         columns["bands"] = ["".join(b for b in WAVELENGTHS[c.survey] if b in set(c.band)) for c in curves]
         columns |= {"redshift": [curve.redshift for curve in curves], "fit": fits}
-        columns["notes"] = ["; ".join(curve.flags) for curve in curves]
+        columns["notes"] = ["; ".join([*curve.flags, *self._foreign(curve)]) for curve in curves]
         return pd.DataFrame(columns)
 
     def probabilities(self, curves: Sequence[LightCurve]) -> Floats:
-        """(N, K) of `table`."""
-        return self.table(curves)[[f"p_{name}" for name in self.classes]].to_numpy()
+        """(N, K) of `table`, NaN for what cannot be classified."""
+        p = self.table(curves)[[f"p_{name}" for name in self.classes]].to_numpy(copy=True)
+        p[np.setdiff1d(np.arange(len(curves)), self.usable(curves)[0])] = np.nan
+        return p
 
     def why(self, curves: Sequence[LightCurve]) -> list[dict[str, Any]]:
         """What the answers hang on, `explain.why`, of the objects that can be classified."""
@@ -191,14 +203,24 @@ class TransientsPredictor(Predictor):
         for i, curve in enumerate(curves):
             if curve.status not in (OK, NEVER_DETECTED) or len(curve) < FEWEST:
                 continue
-            if self._in_bands(curve):
+            if set(map(str, curve.band)) & set(WAVELENGTHS[self.config.data.survey]):
                 rows.append(i)
             else:
                 status[i] = f"bands of {curve.survey}, {self.config.data.survey} wanted"
         return rows, status
 
-    def _in_bands(self, curve: LightCurve) -> bool:
-        return set(map(str, curve.band)) <= set(WAVELENGTHS[self.config.data.survey])
+    def _foreign(self, curve: LightCurve) -> list[str]:
+        """What is to say of bands that are not the model's: its process takes their points all the same."""
+        own = self.config.data.survey
+        others = [band for band in dict.fromkeys(map(str, curve.band)) if band not in WAVELENGTHS[own]]
+        notes = (
+            [f"bands of {curve.survey}, the model's are {own}'s"]
+            if curve.survey != own and len(curve)
+            else []
+        )
+        return notes + (
+            [f"{', '.join(others)} unknown to the model, used for the others alone"] if others else []
+        )
 
     # ------------------------------------------------------------ files
 

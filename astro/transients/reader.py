@@ -17,6 +17,9 @@ from astro.transients.surveys import LAYOUTS, TABLE
 from astro.transients.tables import Table, invalid
 from shared.errors import Fault
 
+DATED = (1e4, 1e5)
+"""MJD of 1886 and 2132"""
+
 
 class Reader(Columns):
     """One reading of one table: `read` once, then `notes` and `faults` (warnings) say what was decided."""
@@ -55,6 +58,9 @@ class Reader(Columns):
                 raise self.no("id", "no column of ids in the metadata", self.about)
             row_code, row_ids = names_of(self.about[name])
             about = self.about.iloc[last_rows(row_code, len(row_ids))].set_axis(row_ids)
+            if twice := int((row_code >= 0).sum()) - len(row_ids):
+                found = f"{twice} rows of the metadata on objects that have one already"
+                self.faults.append(Fault(self.source, found, "", "the last counts", severity="warning"))
             absent = about.index.difference(ids, sort=False)
             if self.config.objects == "metadata":
                 first = [*row_ids, *(i for i in ids if i not in about.index)]
@@ -157,7 +163,7 @@ class Reader(Columns):
             since = column.to_numpy("datetime64[ns]")
             time = photometry.to_mjd(since.astype("int64").astype(float), "nanoseconds")
             return np.where(np.isnat(since), np.nan, time)
-        time = self.numbers(name)
+        time = self._days(name)
         if len(time) and not np.isfinite(time).any() and column.notna().any():
             raise invalid(self.source, f"no numbers in {name}", "times as MJD", "convert them", name)
         kind = self.config.time
@@ -172,7 +178,29 @@ class Reader(Columns):
             )
         scale = self.table.scales.get(name, "as given (TAI and UTC differ by 37 s: no matter here)")
         self.notes.append(f"times: {'mjd' if kind == 'auto' else kind}, scale {scale}")
-        return photometry.to_mjd(time, kind)
+        return self._dated(name, photometry.to_mjd(time, kind))
+
+    def _dated(self, name: str, mjd: Floats) -> Floats:
+        """`mjd`, NaN where it says that there is none: 0 or −999, or ages later, among dates of our time."""
+        middle = np.nanmedian(mjd) if np.isfinite(mjd).any() else np.nan
+        if not DATED[0] < middle < DATED[1]:
+            return mjd
+        odd = (mjd <= 0) | (mjd >= DATED[1])
+        if odd.any():
+            self.say(f"{int(odd.sum()):,} times in {name} are no dates: their points left out")
+        return np.where(odd, np.nan, mjd)
+
+    def _days(self, name: str) -> Floats:
+        """Numbers of a column of times; by its unit, where it has one, to days."""
+        time, unit = self.numbers(name), self.table.units.get(name, "d")
+        if unit == "d":
+            return time
+        from astropy import units
+
+        try:
+            return time * float(units.Unit(unit).to(units.d))
+        except (units.UnitConversionError, ValueError, TypeError):
+            raise invalid(self.source, f"unit {unit}", "a unit of time", "convert the column", name) from None
 
     def _ask_time(self, name: str, time: Floats, guess: str | None) -> Exception:
         low, high = np.nanmin(time), np.nanmax(time)

@@ -12,8 +12,6 @@ from astro.transients.lightcurve import WAVELENGTHS, ZERO_POINT
 Names = Mapping[str, tuple[str, ...]]
 TRUTH = re.compile(r"(sim|true|tflux|libid)_|sntype$", re.IGNORECASE)
 """Begins the columns of truth or bookkeeping: never a feature (MANIFEST's traps)."""
-LABEL_TRUTH = ("true_target",)
-"""The one of them that may be the label."""
 
 # ---------------------------------------------------------------- labels
 

@@ -55,14 +55,11 @@ class Trees:
         ridge: float = 1.0,
         bins: int = 63,
         share: float = 0.3,
-        balanced: bool = True,
-        patience: int = 0,
     ) -> Trees:
         """(N, F), NaN = missing, and class numbers (N,) below `classes`.
 
         Raises `ValueError` for labels of fewer than two classes, or of more than `classes`. `share` of the features is
-        tried at each split; `balanced`: every class has the same weight; `patience`: stop after so many rounds without
-        a lower loss on a tenth of each class held out, 0 = all `rounds`.
+        tried at each split; every class has the same weight.
         """
         from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -70,14 +67,10 @@ class Trees:
         number = np.bincount(labels, minlength=classes)
         if (number > 0).sum() < 2 or len(number) > classes:
             raise ValueError(f"objects a class {number.tolist()}; two or more of {classes} classes wanted")
-        weight = (len(labels) / np.maximum(number, 1))[labels] if balanced else np.ones(len(labels))
+        weight = (len(labels) / np.maximum(number, 1))[labels]
         weight /= weight.mean()
-        held = _held_out(labels, seed) if patience else np.zeros(len(labels), bool)
-        own = ~held
         # Binning needs one value at least of each column; a constant one is never split.
-        lacking = np.isnan(values[own]).all(0)
-        values = np.where(lacking, 0.0, values)
-        beside = {"X_val": values[held], "y_val": labels[held], "sample_weight_val": weight[held]}
+        values = np.where(np.isnan(values).all(0), 0.0, values)
         grown = HistGradientBoostingClassifier(
             max_iter=rounds,
             learning_rate=rate,
@@ -86,10 +79,9 @@ class Trees:
             l2_regularization=ridge,
             max_bins=bins,
             max_features=share,
-            early_stopping=bool(held.any()),
-            n_iter_no_change=max(patience, 1),
+            early_stopping=False,
             random_state=seed,
-        ).fit(values[own], labels[own], weight[own], **(beside if held.any() else {}))
+        ).fit(values, labels, weight)
         return cls.from_sklearn(grown, classes)
 
     @classmethod
@@ -164,12 +156,3 @@ def _single(threshold: Floats) -> Floats:
     """Numbers of single precision, as a bundle keeps them, that part single-precision features as `threshold` does."""
     near = threshold.astype(np.float32)
     return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float64)
-
-
-def _held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """A tenth of each class, none of those with fewer than ten."""
-    random, held = np.random.default_rng(seed), np.zeros(len(labels), bool)
-    for c in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == c))
-        held[members[: len(members) // 10]] = True
-    return held

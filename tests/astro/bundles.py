@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ from shared.bundle import Bundle
 
 
 def random_bundle(
-    path: Path, survey: str = "lsst", classes: Sequence[str] = CLASSES, grid: int = 24, **model: Any
+    path: Path,
+    survey: str = "lsst",
+    classes: Sequence[str] = CLASSES,
+    grid: int = 24,
+    read: Mapping[str, Any] = MappingProxyType({}),
+    **model: Any,
 ) -> Bundle:
     """A network of smoke size with seeded weights, a few trees beside it, classes as frequent as 1 : 2 : 3 : …"""
     torch.manual_seed(0)
-    data = {"classes": tuple(classes), "survey": survey, "grid": grid}
+    data = {"classes": tuple(classes), "survey": survey, "grid": grid, "read": dict(read)}
     config = TransientsConfig.model_validate({"data": data, "model": model})
     found, some = PIPELINE.task(config).network, simulate(60, 1)
     labels = np.arange(len(some)) % len(classes)

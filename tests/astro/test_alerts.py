@@ -9,7 +9,7 @@ import fastavro
 import numpy as np
 import pytest
 
-from astro.transients.alerts import _pruned, iter_alerts, packet_of, raw_alert, read_alert
+from astro.transients.alerts import _pruned, packet_of, raw_alert, read_alert
 from astro.transients.avro import Schema, records
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
 from astro.transients.read import ReadConfig, read_all, read_path
@@ -181,8 +181,7 @@ def test_alerts_of_one_object_become_one_curve_in_any_order_and_number(tmp_path:
     for one, two in zip(first, second):
         for part in ("time", "band", "flux", "error", "detected"):
             np.testing.assert_array_equal(getattr(one, part), getattr(two, part))
-    every = list(iter_alerts(tmp_path / "a" / "0.avro"))
-    assert [len(c) for c in every] == [4] and every[0].source.endswith("0.avro#0")
+    assert first[0].source.endswith("0.avro#0")
 
 
 def test_damaged_file_keeps_what_came_before(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_other_data_are_scored_whole(done: Done, tmp_path: Path) -> None:
     assert found.metrics["objects"] == 20 and [row["object"] for row in found.table] == [
         curve.id for curve in curves if curve.label != "flare"
     ]
-    assert found.notes[0] == "Scored: every labelled object; the model was trained on other data, 20 objects."
+    assert found.notes[0] == "Scored: every labelled object; the model was trained on others, 20 objects."
     assert found.unknown[0]["objects"] == 4
 
 

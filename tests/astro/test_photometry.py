@@ -21,7 +21,7 @@ def test_units_are_multiples_of_each_other(unit: str, nanojansky: float) -> None
 
 def test_magnitudes() -> None:
     flux, error = photometry.from_magnitudes(
-        np.array([27.5, 25.0, 20.0, 99.0, -99.0, np.nan]), np.full(6, 0.1)
+        np.array([27.5, 25.0, 20.0, 99.0, -99.0, 0.0, np.nan]), np.full(7, 0.1)
     )
     np.testing.assert_allclose(flux[:3], [1, 10, 1000])
     np.testing.assert_allclose(error[:3] / flux[:3], 0.0921034, rtol=1e-6)
@@ -42,6 +42,15 @@ def test_dust() -> None:
     magnitudes = 2.5 * np.log10(table[0])
     np.testing.assert_allclose(magnitudes, [0.4145, 0.3237, 0.2273, 0.1684, 0.1323, 0.1088], rtol=1e-9)
     assert (table[1] == 1).all()
+    # Schlafly & Finkbeiner 2011, table 6, R_V 3.1: Pan-STARRS 1 and DES.
+    assert dict(photometry.EXTINCTION["ztf"]) == {"g": 3.172, "r": 2.271, "i": 1.682}
+    assert dict(photometry.EXTINCTION["des"]) == {"g": 3.237, "r": 2.176, "i": 1.595, "z": 1.217}
+
+
+def test_wavelengths() -> None:
+    """Å, effective; astronet's for LSST and ZTF, NOIRLab's pivots of DECam."""
+    assert dict(WAVELENGTHS["des"]) == {"g": 4827.0, "r": 6432.0, "i": 7827.0, "z": 9179.0}
+    assert dict(WAVELENGTHS["ztf"]) == {"g": 4804.79, "r": 6436.92, "i": 7968.22}
 
 
 @pytest.mark.parametrize("survey", list(WAVELENGTHS))

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from astro.transients.config_read import ReadConfig
 from astro.transients.lightcurve import NEVER_DETECTED, OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE, LightCurve
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
@@ -253,8 +254,46 @@ def test_bands_that_the_model_does_not_know(tmp_path: Path) -> None:
     predictor = made(random_bundle(tmp_path / "bundle", "des"))
     frame = pd.concat([object_rows(1, good("griz")), object_rows(2, good("ugriz"))])
     table = predictor.table(read_frame(frame))
-    assert list(table["status"]) == [OK, "bands of lsst, des wanted"]
-    np.testing.assert_allclose(table[P].iloc[1], predictor.priors)
+    assert list(table["status"]) == [OK, OK]
+    assert table["notes"][0] == "bands of lsst, the model's are des's"
+    assert table["notes"][1].endswith("u unknown to the model, used for the others alone")
+    none = predictor.table(read_frame(object_rows(1, good("uy"))))
+    assert list(none["status"]) == ["bands of lsst, des wanted"] and none["class"][0] == ""
+    np.testing.assert_allclose(none[P].iloc[0], predictor.priors)
+    # A table of no known make has the model's bands, and their wavelengths.
+    (item,) = predictor.discover([table_of(tmp_path / "own.csv", object_rows(1, good("griz")))])
+    assert predictor.predict(item).table["notes"][0] == ""
+    told = made(Bundle.open(tmp_path / "bundle"), **{"data.read.survey": "lsst"})
+    assert told.predict(item).table["notes"][0] == "bands of lsst, the model's are des's"
+
+
+def table_of(path: Path, rows: pd.DataFrame) -> Path:
+    rows.to_csv(path, index=False)
+    return path
+
+
+def test_what_was_told_of_the_training_set_is_not_said_of_other_files(tmp_path: Path) -> None:
+    """But what they are made into is as in training."""
+    read = {"unit": "nJy", "flux_column": "brightness", "format": "table", "dust": True, "duplicates": "last"}
+    kept = random_bundle(tmp_path / "bundle", read=read)
+    assert made(kept).read == ReadConfig(dust=True, duplicates="last")
+    told = made(kept, **{"data.read.zero_point": 25.0, "data.read.format": "mallorn"}).read
+    assert (told.zero_point, told.format, told.unit) == (25.0, "mallorn", None)
+    with pytest.raises(UsageError, match=r"data\.grid: the model's own"):
+        made(kept, **{"data.grid": 50})
+
+
+def test_alerts_given_by_name_are_one_item(tmp_path: Path, predictor: TransientsPredictor) -> None:
+    schema = lsst_schema("lsst.v11_0", NEW)
+    for folder, numbers in (("a", (1, 2)), ("b", (3,))):
+        (tmp_path / folder).mkdir()
+        for k in numbers:
+            write(tmp_path / folder / f"{k}.avro", schema, [lsst_record(NEW, oid=7, start=k)])
+    items = predictor.discover(sorted(tmp_path.glob("*/*.avro")))
+    assert [(item.id, len(item.sources)) for item in items] == [("a", 2), ("3.avro", 1)]
+    assert list(predictor.predict(items[0]).table["id"]) == ["7"]
+    (fault,) = predictor.discover([tmp_path])
+    assert fault.fault is not None and "give the folders in it" in str(fault.fault)
 
 
 # ---------------------------------------------------------------- class rates, redshift
@@ -269,6 +308,9 @@ def test_class_rates_of_the_answers(bundle: Bundle) -> None:
     expected = flat * counts
     np.testing.assert_allclose(training, expected / expected.sum(1, keepdims=True), atol=1e-12)
 
+    for wrong in ({CLASSES[0]: -1, CLASSES[1]: 2}, {CLASSES[0]: 0}):
+        with pytest.raises(UsageError, match=r"predict\.priors"):
+            made(bundle, priors=wrong)
     own = made(bundle, priors={CLASSES[0]: 3, CLASSES[2]: 1}).table(curves)
     weights = np.array([3.0, 0.0, 1.0] + [0.0] * (len(CLASSES) - 3))
     expected = flat * weights

@@ -380,7 +380,7 @@ def test_a_broken_packet_is_one_line_and_stops_nothing(
         f"an alert of LSST, ELAsTiCC or ZTF; {kept}"
     )
     cannot = "cannot be read: could not convert string to float: 'bright'"
-    assert said[1] == f"packets[10]: no object named ({cannot}); {named}"
+    assert said[1] == f"packets[10]: object 8: {cannot}; an alert of LSST, ELAsTiCC or ZTF; {kept}"
     assert said[2] == (
         f"packets[11]: no object named (missing required fields: diaSource.diaObjectId); {named}"
     )
@@ -395,7 +395,7 @@ def test_a_broken_packet_is_one_line_and_stops_nothing(
         "packets[17]: no object named (missing required fields: diaSource (LSST) or candidate (ZTF))"
     )
     assert len(said) == 9 and not any("\n" in line for line in said)
-    assert [fault.severity for fault in faults] == ["warning"] + ["error"] * 8
+    assert [fault.severity for fault in faults] == ["warning"] * 2 + ["error"] * 7
 
 
 def test_an_unreadable_packet_does_not_spoil_its_object(predictor: TransientsPredictor) -> None:
