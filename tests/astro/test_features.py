@@ -188,10 +188,8 @@ def test_same_seed_same_trees_and_missing_columns() -> None:
 
 def test_every_class_counts_alike() -> None:
     x, y = table(1500)
-    plain = (
-        HistGradientBoostingClassifier(max_iter=30, random_state=0).fit(x[:, :5], y)
+    plain = HistGradientBoostingClassifier(max_iter=30, random_state=0).fit(x[:, :5], y)
     rare = plain.predict_proba(x[:, :5])[:, 2].mean()
-    )
     assert Trees.fit(x, y, 3, 0, rounds=30).probabilities(x)[:, 2].mean() > 1.3 * rare
 
 
