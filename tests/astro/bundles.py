@@ -42,5 +42,5 @@ def random_bundle(
         pipeline="transients",
         config=config,
         state_dict=found.state_dict(),
-        schema={"transients": {"class_counts": counts}},
+        schema={"data_fingerprint": "", "transients": {"class_counts": counts}},
     )

@@ -11,6 +11,7 @@ import pytest
 
 from astro.transients.alerts import _pruned, packet_of, raw_alert, read_alert
 from astro.transients.avro import Schema, records
+from astro.transients.history import Packet, curves, learn
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
 from astro.transients.read import ReadConfig, read_all, read_path
 from shared.errors import DataInvalid
@@ -107,6 +108,48 @@ def test_elasticc_has_its_own_zero_point_and_redshift(tmp_path: Path) -> None:
     assert read_alert(record, namespace="elasticc.v0_9_1").flux[1] == pytest.approx(1000.0)
     (dusted,) = read_path(path, ReadConfig(dust=True))
     assert dusted.flux[1] == pytest.approx(1000.0 * 10 ** (0.4 * 3.237 * 0.1), rel=1e-6)
+
+
+def test_of_redshifts_the_latest_known_one_counts_with_its_own_error() -> None:
+    """−9 and NaN say that there is none."""
+
+    def at(day: int, **about: Any) -> tuple[Packet, str]:
+        return packet_of(lsst_record(OLD, start=day, **about), "x", "elasticc.v0_9_1"), ""
+
+    def known(*packets: tuple[Packet, str]) -> tuple[float, float]:
+        (curve,) = curves(learn(packets, {}), ReadConfig())
+        return curve.redshift, curve.redshift_error
+
+    early = at(1, hostgal_zphot=0.3, hostgal_zphot_err=0.02)
+    for none in (-9.0, float("nan"), None):
+        assert known(early, at(2, hostgal_zphot=none)) == (0.3, 0.02)
+    assert known(at(1, hostgal_zphot=-9.0, z_final=0.31))[0] == 0.31
+    for order in (1, -1):
+        z, error = known(*[early, at(2, hostgal_zphot=0.9)][::order])
+        assert z == 0.9 and np.isnan(error)
+
+
+def test_a_damaged_alert_is_still_its_objects() -> None:
+    odd = lsst_record(NEW, oid=4)
+    odd["diaSource"]["midpointMjdTai"] = "x"
+    assert (packet_of(odd, "a#0").id, packet_of(odd, "a#0").status) == ("4", UNREADABLE)
+    nameless = lsst_record(NEW, oid=None)
+    nameless["diaSource"]["diaObjectId"] = float("nan")
+    assert packet_of(nameless, "a#0").id == "a#0"
+
+
+def test_of_ztfs_alerts_the_latest_counts() -> None:
+    """Whose forced photometry of one image differs, by the candidate's own date."""
+
+    def at(day: float, flux: float) -> tuple[Packet, str]:
+        record = ztf_record()
+        record["candidate"]["jd"] += day
+        record["fp_hists"][0]["forcediffimflux"] = flux
+        return packet_of(record, "x"), ""
+
+    for packets in ([at(1, 100.0), at(2, 200.0)], [at(2, 200.0), at(1, 100.0)]):
+        (curve,) = curves(learn(packets, {}), ReadConfig())
+        assert curve.flux[0] == pytest.approx(200 * 10**0.4)
 
 
 def test_unknown_major_lists_what_is_missing_and_reads_the_rest(tmp_path: Path) -> None:

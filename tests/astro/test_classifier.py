@@ -19,6 +19,7 @@ from astro.transients.features import number_names
 from astro.transients.grids import inputs_of
 from astro.transients.losses import TransientLoss
 from astro.transients.pipeline import PIPELINE
+from astro.transients.predict import TransientsPredictor
 from astro.transients.sample import CLASSES, simulate
 from astro.transients.task import TransientsTask, grow
 from astro.transients.trees import Trees
@@ -80,6 +81,25 @@ def test_a_bundle_answers_as_the_model_it_was_made_of(
     np.testing.assert_array_equal(again.pooled_logits(z, trees), model.pooled_logits(z, trees))
     np.testing.assert_array_equal(again.distances(pooled), model.distances(pooled))
     assert (model.distances(pooled) >= 0).all()
+
+
+def test_answers_at_equal_rates_are_the_networks_less_its_own(tmp_path: Path) -> None:
+    """With imbalance none the network speaks at the training set's rates; predict takes them out as the model does."""
+    config = config_of(trees=False)
+    model = Classifier(config).eval()
+    model.log_rates.copy_(torch.tensor([0.5, 0.2, 0.1, 0.1, 0.05, 0.05]).log())
+    model.class_means.zero_()
+    counts = {"transients": {"class_counts": dict.fromkeys(CLASSES, 10)}}
+    bundle = Bundle.save(
+        tmp_path / "b", pipeline="transients", config=config, state_dict=model.state_dict(), schema=counts
+    )
+    some = simulate(12, 3)
+    with torch.no_grad():
+        wanted = model(inputs_of(some, "lsst", 16)).double().numpy()
+        plain = model.network(inputs_of(some, "lsst", 16)).double().numpy()
+    found = TransientsPredictor(bundle, {}).answers(some).network
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(wanted, plain - model.log_rates.double().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_second_save_is_the_first(tmp_path: Path, grown: tuple[Classifier, TransientsConfig]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astro.transients.config import TransientsConfig, TransientsDataConfig
-from astro.transients.data import TransientsData, check, infer, kept_classes, reading_of, split
+from astro.transients.data import TransientsData, check, infer, kept_classes, marks, reading_of, split
 from astro.transients.lightcurve import TOO_FEW, LightCurve
 from astro.transients.pipeline import PIPELINE
 from astro.transients.sample import CLASSES, simulate, to_frame
@@ -116,6 +116,26 @@ def test_one_object_more_or_less_moves_only_those_at_the_borders(fold: int) -> N
         fewer = parts_of(every[:left_out] + every[left_out + 1 :], fold=fold)
         moved = [name for name, part in fewer.items() if part != whole[name]]
         assert len(moved) <= 3
+
+
+def test_an_object_in_two_files_is_in_one_part(tmp_path: Path) -> None:
+    curves = simulate(60, 3)
+    for name in ("one", "two"):
+        to_frame(curves).to_csv(tmp_path / f"{name}.csv", index=False)
+    config = PIPELINE.resolve("smoke", sets=[f"data.path={tmp_path}"])
+    read = reading_of(config).curves
+    assert len(read) == 120
+    part = {read[i].id: name for name, rows in split(read, config.data, 0).items() for i in rows}
+    assert all(part[curve.id] == part[f"two/{curve.id}"] for curve in curves)
+    assert set(marks(read[:60]).ravel()) == set(marks(read[60:]).ravel())
+
+
+def test_a_class_without_a_usable_curve(tmp_path: Path) -> None:
+    short = [replace(c, **{name: getattr(c, name)[:2] for name in PARTS}) for c in simulate(60, 3)]
+    curves = [each if each.label == "flare" else whole for each, whole in zip(short, simulate(60, 3))]
+    to_frame(curves).to_csv(tmp_path / "a.csv", index=False)
+    config = PIPELINE.resolve("smoke", sets=[f"data.path={tmp_path / 'a.csv'}"])
+    assert any("flare: no object with a usable curve" in str(fault) for fault in check(config))
 
 
 def test_the_seed_and_the_fold_decide() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from astro.transients import evaluate as module
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData
+from astro.transients.data import TransientsData, reading_of
 from astro.transients.evaluate import CONVENTIONS, TransientsEvaluation, evaluate
 from astro.transients.grids import until
 from astro.transients.lightcurve import TOO_FEW, LightCurve
@@ -31,6 +31,7 @@ from shared.errors import DataInvalid, UsageError
 from shared.pipeline import DataFacts
 from shared.report.html import Report
 from shared.training.fit import FitContext
+from tests.astro.bundles import random_bundle
 
 SETS = ("threads=1", "data.simulated=120", "data.left_out=[flare]", "train.epochs=2", "data.grid=16")
 KNOWN = ("agn", "microlensing", "periodic", "plateau", "supernova")
@@ -303,6 +304,31 @@ def test_other_data_are_scored_whole(done: Done, tmp_path: Path) -> None:
     ]
     assert found.notes[0] == "Scored: every labelled object; the model was trained on others, 20 objects."
     assert found.unknown[0]["objects"] == 4
+
+
+def test_tables_of_no_known_make_have_the_models_bands_and_any_backbone_is_drawn(tmp_path: Path) -> None:
+    """Of a table in g, r, i a model of ZTF reads ZTF's; convnext_atto's last map has a 32nd of the grid's times."""
+    bundle = random_bundle(tmp_path / "bundle", "ztf", grid=64, backbone="convnext_atto")
+    rows = [replace(curve, survey="lsst") for curve in simulate(24, 5)]
+    frame = to_frame(rows)
+    path = tmp_path / "some.csv"
+    frame[frame["band"].isin(list("gri"))].to_csv(path, index=False)
+    config = bundle.config(TransientsConfig)
+    found = evaluate(bundle, over(config, "data", path=path), tmp_path / "out")
+    assert "does not tell whether it was trained on some" in found.notes[0]
+    assert len(found.figures) == 5 and all(path.stat().st_size > 5000 for path in found.figures.values())
+    assert pd.read_csv(tmp_path / "out" / "test.csv")["notes"].isna().all(), "bands of another survey"
+
+
+def test_the_weighted_loss_has_plasticcs_weights(tmp_path: Path) -> None:
+    bundle = random_bundle(tmp_path / "bundle", classes=("15", "90"), grid=16)
+    curves = [replace(c, label="15" if i % 3 else "90") for i, c in enumerate(simulate(24, 5))]
+    config = over(bundle.config(TransientsConfig), "data", path=written(tmp_path / "some.csv", curves))
+    metrics = evaluate(bundle, config, tmp_path / "out").metrics
+    p = TransientsPredictor(bundle, {"rates": "flat"}).table(reading_of(config).curves)
+    mean = {name: -np.log(p[f"p_{name}"][[c.label == name for c in curves]]).mean() for name in ("15", "90")}
+    assert metrics["log_loss_weighted"] == pytest.approx((2 * mean["15"] + mean["90"]) / 3, rel=1e-6)
+    assert metrics["log_loss"] == pytest.approx((mean["15"] + mean["90"]) / 2, rel=1e-6)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +30,8 @@ from tests.astro.bundles import random_bundle
 from tests.astro.test_alerts import NEW, lsst_record, lsst_schema, write
 
 P = [f"p_{name}" for name in CLASSES]
+BUILTIN = PIPELINE.folder / "builtin"
+SHIPPED = [BUILTIN, *sorted(each for each in BUILTIN.iterdir() if each.is_dir())]
 POINT_ARRAYS = ("time", "band", "flux", "error", "detected")
 SCORES = ["doubt", "energy", "distance"]
 
@@ -311,6 +314,10 @@ def test_class_rates_of_the_answers(bundle: Bundle) -> None:
     for wrong in ({CLASSES[0]: -1, CLASSES[1]: 2}, {CLASSES[0]: 0}):
         with pytest.raises(UsageError, match=r"predict\.priors"):
             made(bundle, priors=wrong)
+    # The default is a quarter of the way, in logarithms.
+    expected = flat * counts**0.25
+    between = made(bundle).table(curves)[P].to_numpy()
+    np.testing.assert_allclose(between, expected / expected.sum(1, keepdims=True), atol=1e-12)
     own = made(bundle, priors={CLASSES[0]: 3, CLASSES[2]: 1}).table(curves)
     weights = np.array([3.0, 0.0, 1.0] + [0.0] * (len(CLASSES) - 3))
     expected = flat * weights
@@ -382,6 +389,24 @@ def test_what_the_answers_hang_on(tmp_path: Path, bundle: Bundle) -> None:
     assert own.iloc[0]["change"] == pytest.approx(change, abs=1e-6) and own["change"].abs().max() > 0
     assert own.iloc[0]["first_mjd"] == pytest.approx(read.time[0])
     assert made(bundle).predict(predictor.discover([tmp_path / "some.csv"])[0]).why is None
+
+
+@pytest.mark.parametrize("name", [folder.name for folder in SHIPPED])
+def test_shipped_models_answer(name: str) -> None:
+    """And tell what they were trained on."""
+    (folder,) = (each for each in SHIPPED if each.name == name)
+    bundle = Bundle.open(folder)
+    predictor = made(bundle)
+    table = pd.read_csv(io.StringIO(predictor.predict_record(predictor.example_record())["csv"]))
+    assert list(table["status"]) == [OK] and table["class"][0] in predictor.classes
+    assert len(bundle.schema["transients"]["trained_on"]) > 1000
+
+
+def test_without_nearly_all_points_nothing_is_said_to_hang_on_the_rest(bundle: Bundle) -> None:
+    curve = simulate(2, 9)[0]
+    few = curve.taken(np.arange(len(curve)) < 3)
+    rows = made(bundle).why([replace(few, status=OK, time=few.time + np.arange(3.0))])
+    assert rows and all(np.isnan(row["change"]) for row in rows)
 
 
 def test_a_broken_file_costs_itself_alone(tmp_path: Path, bundle: Bundle) -> None:

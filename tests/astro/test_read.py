@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy import units
 from astropy.table import MaskedColumn, Table
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 
 from astro.transients.lightcurve import NEVER_DETECTED, OK, TOO_FEW, WAVELENGTHS, LightCurve
 from astro.transients.points import SNR_RULE
-from astro.transients.read import ReadConfig, read_all, read_frame, read_path, read_table
+from astro.transients.read import ReadConfig, _read, read_all, read_frame, read_path, read_table, read_text
+from astro.transients.tables import Table as Columns
 from shared.errors import DataInvalid
 
 NJY = ReadConfig(unit="nJy")
@@ -142,6 +145,14 @@ def test_dust_of_mallorn(data_dir: Path) -> None:
     assert "corrected for dust, E(B−V) = 0.11" in corrected.notes
 
 
+def test_dust_of_ztf(data_dir: Path) -> None:
+    """The catalogue has A_V, of which E(B−V) is a 3.1th."""
+    path = data_dir / "astro" / "ztf_bts_lightcurves.parquet"
+    plain, corrected = read_path(path)[0], read_path(path, ReadConfig(dust=True))[0]
+    ratio = (corrected.flux / plain.flux)[corrected.band == "g"]
+    np.testing.assert_allclose(ratio, 10 ** (0.4 * 3.172 * 0.092 / 3.1), rtol=1e-9)
+
+
 def test_shuffled_rows_of_a_real_set_give_the_same_curves(data_dir: Path) -> None:
     folder = data_dir / "astro"
     table, about = (pd.read_parquet(folder / f"ztf_bts_{p}.parquet") for p in ("lightcurves", "metadata"))
@@ -151,7 +162,107 @@ def test_shuffled_rows_of_a_real_set_give_the_same_curves(data_dir: Path) -> Non
     assert_same(read_frame(table, config, about), read_frame(mixed, config, about))
 
 
+# ---------------------------------------------------------------- ids are text
+
+
+ROWS = "".join(f"{{id}},{60000 + k},{'gr'[k % 2]},{100 + k},5,27.5\n" for k in range(4))
+HEAD = "object_id,mjd,band,flux,flux_err,zp\n"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [("170000000000000001", "170000000000000002"), ("00123", "123"), ("12E3", "12000"), ("1.50", "1.5")],
+)
+@pytest.mark.parametrize("lost", ["", ",60000,g,1,1,27.5\n"])
+def test_ids_are_text_whatever_they_look_like(tmp_path: Path, ids: tuple[str, str], lost: str) -> None:
+    """Also beside a row without one, for which a column of numbers would be read as decimal ones."""
+    text = HEAD + "".join(ROWS.format(id=name) for name in ids) + lost
+    (tmp_path / "a.csv").write_text(text)
+    for curves in (read_all(tmp_path / "a.csv").curves, read_text(text)):
+        assert [(c.id, len(c)) for c in curves] == [(name, 4) for name in ids]
+
+
+def test_whole_numbers_as_ids_keep_their_digits(tmp_path: Path) -> None:
+    names = [170000000000000001] * 4 + [170000000000000002] * 4
+    columns = frame(zp=27.5).drop(columns="object_id").to_dict("list")
+    ids = pa.array([*names[:7], None], pa.int64())
+    pq.write_table(
+        pa.table({"object_id": ids, **{k: pa.array(v) for k, v in columns.items()}}), tmp_path / "a.parquet"
+    )
+    masked = Table({"object_id": MaskedColumn(names, mask=[False] * 7 + [True]), **columns})
+    for curves in (read_all(tmp_path / "a.parquet").curves, read_table(masked)):
+        assert [(c.id, len(c)) for c in curves] == [("170000000000000001", 4), ("170000000000000002", 3)]
+    lost = said(lambda: read_frame(frame(object_id=[1.7e17] * 4 + [np.nan] * 4, zp=27.5)))
+    assert "whose last digits are lost; whole numbers or text" in lost
+    assert [c.id for c in read_frame(frame(object_id=[615.0] * 4 + [3.0] * 4, zp=27.5))] == ["615", "3"]
+
+
+def test_text_that_is_not_utf8_and_columns_of_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes((HEAD + ROWS.format(id="é") + ROWS.format(id="è")).encode("latin-1"))
+    assert said(lambda: read_path(path)) == f"{path}: text that is not UTF-8; UTF-8; write the table in UTF-8"
+    path.write_text(HEAD.replace("zp", "flux") + ROWS.format(id="a"))
+    assert (
+        said(lambda: read_path(path)) == f"{path}:flux: two columns flux; one of a name; rename or drop one"
+    )
+
+
 # ---------------------------------------------------------------- spec section 8, row by row
+
+
+def test_absent_dates_and_sentinels_among_times() -> None:
+    dates = pd.to_datetime(["2023-02-25", "2023-02-26", "2023-02-27", None] * 2)
+    first = read_frame(frame(mjd=dates), NJY)[0]
+    assert (
+        first.time.tolist() == [60000.0, 60001.0, 60002.0] and "1 point without a time dropped" in first.notes
+    )
+    for odd in (0.0, -999.0, 2e6):
+        first = read_frame(put(frame(), 0, mjd=odd), NJY)[0]
+        assert first.time.tolist() == [60001.0, 60002.0, 60003.0]
+        assert "1 times in mjd are no dates: their points left out" in first.notes
+    counted = read_frame(frame(mjd=[0.0, 1.0, 2.0, 3.0] * 2), NJY)[0]  # from an object's first point
+    assert counted.time.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_units_of_times_and_of_magnitude_errors() -> None:
+    table = Table.from_pandas(frame(zp=27.5))
+    table["mjd"] = (table["mjd"] * 24).astype(float)
+    table["mjd"].unit = units.h
+    assert read_table(table)[0].time.tolist() == [60000.0, 60001.0, 60002.0, 60003.0]
+    table["mjd"].unit = units.m
+    assert said(lambda: read_table(table)).startswith("table:mjd: unit m; a unit of time")
+    renamed = {"flux": "mag", "flux_err": "mag_err"}
+    table = Table.from_pandas(frame(flux=[20.0] * 8, flux_err=[50.0] * 8).rename(columns=renamed))
+    table["mag"].unit, table["mag_err"].unit = units.mag, units.mmag
+    first = read_table(table)[0]
+    assert first.flux[0] == pytest.approx(1000.0)
+    assert first.error[0] == pytest.approx(0.05 * 0.4 * np.log(10) * 1000)
+    table["mag"].unit = "mag(ST)"
+    assert said(lambda: read_table(table)).startswith("table:mag: unit mag(st); AB magnitudes")
+
+
+def test_signs_of_difference_magnitudes() -> None:
+    table = frame(flux=[20.0] * 8).rename(columns={"flux": "magpsf", "flux_err": "sigmapsf"})
+    for negative in ("f", -1, "-1", False):
+        first = read_frame(table.assign(isdiffpos=pd.Series(["t", negative] * 4, dtype=object)))[0]
+        np.testing.assert_allclose(first.flux, [1000.0, -1000.0] * 2)
+    assert "4 differences negative by isdiffpos" in first.notes
+
+
+def test_names_like_plasticcs_with_other_bands_are_no_plasticc() -> None:
+    """So that no zero point is taken for granted."""
+    table = frame().rename(columns={"band": "passband"})
+    assert "no unit for flux" in said(lambda: read_frame(table))
+    numbered = table.assign(passband=[0, 1, 2, 3] * 2)
+    assert read_frame(numbered)[0].band.tolist() == list("ugri")
+    assert "no unit for flux" in said(lambda: read_frame(numbered, ReadConfig(survey="des")))
+
+
+def test_an_object_twice_in_the_metadata_is_said() -> None:
+    about = pd.DataFrame({"object_id": [5, 3, 5], "label": ["a", "b", "c"]})
+    found = _read(Columns(frame(zp=27.5)), ReadConfig(), about, "x")
+    assert [c.label for c in found.curves] == ["c", "b"]
+    assert "1 rows of the metadata on objects that have one already" in str(found.faults[0])
 
 
 def test_unsorted_times_are_sorted_once_and_said() -> None:
