@@ -225,6 +225,7 @@ class TransientsPredictor(Predictor):
     # ------------------------------------------------------------ files
 
     def discover(self, paths: Sequence[Path]) -> list[Item]:
+        """Raises `DataInvalid` where there is nothing but folders without any."""
         found: list[tuple[tuple[Path, Path], Item]] = []
         given: dict[Path, list[Path]] = {}
         for path in map(Path, paths):
@@ -243,6 +244,8 @@ class TransientsPredictor(Predictor):
         for folder, files in given.items():  # alerts given one by one share objects as those of a folder do
             place = folder if len(files) > 1 else files[0].absolute()
             found.append(((place.parent, place), Item("", tuple(files))))
+        if all(item.fault is not None and item.sources[0].is_dir() for _, item in found):
+            raise DataInvalid([item.fault for _, item in found if item.fault is not None])
         names = unique_names([place for place, _ in found], stem)
         return [each for name, (_, item) in zip(names, found) for each in _parted(replace(item, id=name))]
 

@@ -25,7 +25,7 @@ from astro.transients.threads import in_threads
 from pipelines.batch import exit_code, predict_batch
 from shared.bench.real_data import data_root
 from shared.bundle import Bundle
-from shared.errors import ItemError, UsageError
+from shared.errors import DataInvalid, ItemError, UsageError
 from tests.astro.bundles import random_bundle
 from tests.astro.test_alerts import NEW, lsst_record, lsst_schema, write
 
@@ -295,7 +295,9 @@ def test_alerts_given_by_name_are_one_item(tmp_path: Path, predictor: Transients
     items = predictor.discover(sorted(tmp_path.glob("*/*.avro")))
     assert [(item.id, len(item.sources)) for item in items] == [("a", 2), ("3.avro", 1)]
     assert list(predictor.predict(items[0]).table["id"]) == ["7"]
-    (fault,) = predictor.discover([tmp_path])
+    with pytest.raises(DataInvalid, match="give the folders in it"):
+        predictor.discover([tmp_path])
+    fault, _ = predictor.discover([tmp_path, tmp_path / "b"])
     assert fault.fault is not None and "give the folders in it" in str(fault.fault)
 
 
