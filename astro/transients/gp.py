@@ -36,7 +36,7 @@ from astro.transients.gp_optimum import (
 )
 from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
 
-MARGIN, MARGIN_ELSE = 50.0, 1000.0
+MARGIN = 50.0
 """Days kept before the first and after the last detection."""
 OK, TOO_FEW, FAILED = "ok", "too few points", "no optimum found: start values kept"
 AT_BOUND = ("amplitude at its bound", "timescale at its bound")
@@ -73,16 +73,14 @@ class Grid(NamedTuple):
 def trim(curve: LightCurve) -> LightCurve:
     """The points from 50 days before the first to 50 days after the last detection of any band, the first at time 0.
 
-    As the paper does, up to 1000 days around where 50 leave nothing; a curve without any detection stays whole.
+    A curve without any detection stays whole.
     """
     time, seen = curve.time, curve.time[curve.detected]
-    keep = np.ones(len(time), bool)
-    for margin in (MARGIN, MARGIN_ELSE) if len(seen) else ():
-        keep = (time > seen.min() - margin) & (time < seen.max() + margin)
-        if keep.any():
-            break
     if not len(time):
         return curve
+    keep = np.ones(len(time), bool)
+    if len(seen):
+        keep = (time > seen.min() - MARGIN) & (time < seen.max() + MARGIN)
     time = time[keep]
     return replace(
         curve,

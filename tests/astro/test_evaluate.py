@@ -19,9 +19,9 @@ from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
 from astro.transients.data import TransientsData, reading_of
 from astro.transients.evaluate import CONVENTIONS, TransientsEvaluation, evaluate
-from astro.transients.grids import until
+from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import TOO_FEW, LightCurve
-from astro.transients.metrics import bootstrap, recalls
+from astro.transients.metrics import bootstrap, recalls, reliability
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
 from astro.transients.report import add_sections, card_text
@@ -329,6 +329,19 @@ def test_the_weighted_loss_has_plasticcs_weights(tmp_path: Path) -> None:
     mean = {name: -np.log(p[f"p_{name}"][[c.label == name for c in curves]]).mean() for name in ("15", "90")}
     assert metrics["log_loss_weighted"] == pytest.approx((2 * mean["15"] + mean["90"]) / 3, rel=1e-6)
     assert metrics["log_loss"] == pytest.approx((mean["15"] + mean["90"]) / 2, rel=1e-6)
+    # Calibration is that at the training set's rates, here 1 : 2.
+    p = TransientsPredictor(bundle, {"rates": "training"}).table(reading_of(config).curves)
+    labels = [int(c.label == "90") for c in curves]
+    assert metrics["ece"] == pytest.approx(reliability(labels, p[["p_15", "p_90"]].to_numpy()).ece, rel=1e-6)
+
+
+def test_distances_are_to_the_training_parts_classes(done: Done) -> None:
+    model = TransientsPredictor(done.bundle, {}).model
+    curves = done.data.part("train")
+    pooled = model.network.pooled(inputs_of(curves, "lsst", 16)).detach().double().numpy()
+    for k, name in enumerate(KNOWN):
+        own = pooled[[c.label == name for c in curves]].mean(0)
+        np.testing.assert_allclose(model.class_means[k].numpy(), own, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.usefixtures("undrawn")
