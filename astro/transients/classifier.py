@@ -114,8 +114,7 @@ class Classifier(nn.Module):
 
     def logits(self, pooled: Tensor) -> Tensor:
         """(B, K) the same, of the network's pooled features (B, C)."""
-        logits: Tensor = self.network.head(self.network.dropout(pooled)) - self.log_rates
-        return logits
+        return self.network.logits(pooled) - self.log_rates
 
     # ------------------------------------------------------------ after the training
 

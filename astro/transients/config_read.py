@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from shared.config import Config
 
+ZERO_POINTS = (-20.0, 60.0)
+"""Between them lies every zero point; what is beyond says that there is none."""
+
 
 class ReadConfig(Config):
     format: Literal["auto", "plasticc", "plasticc_reduced", "snpcc", "mallorn", "ztf_bts", "table"] = Field(
@@ -32,8 +35,8 @@ class ReadConfig(Config):
     )
     zero_point: float | None = Field(
         None,
-        ge=-20,
-        le=60,
+        ge=ZERO_POINTS[0],
+        le=ZERO_POINTS[1],
         description="AB magnitude of flux 1 instead of a unit; 27.5 = PLAsTiCC, SNANA's FLUXCAL",
     )
     time: Literal["auto", "mjd", "jd", "mjd_seconds", "unix", "nanoseconds"] = Field(

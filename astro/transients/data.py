@@ -70,20 +70,12 @@ def check(config: TransientsConfig) -> list[Fault]:
                 Fault(place, "no object has a label", "labelled objects", "set data.read.label_column")
             )
         return faults
+    severity: Literal["warning", "error"] = "warning" if data.classes else "error"
     usable = {curve.label for curve in labelled if curve.status == OK}
-    faults += [
-        Fault(
-            *(
-                place,
-                f"{name}: no object with a usable curve",
-                "some to train on",
-                "add, or leave the class out",
-            ),
-            severity="warning" if data.classes else "error",
-        )
-        for name in (data.classes or kept_classes(labelled, data))
-        if name not in usable and any(curve.label == name for curve in labelled)
-    ]
+    for name in data.classes or kept_classes(labelled, data):
+        if name not in usable and any(curve.label == name for curve in labelled):
+            found, mend = f"{name}: no object with a usable curve", "add, or leave the class out"
+            faults.append(Fault(place, found, "some to train on", mend, severity=severity))
     faults += _class_faults(labelled, data, place)
     surveys = sorted({curve.survey for curve in labelled})
     if len(surveys) > 1 and not data.survey:
@@ -135,12 +127,12 @@ def split(
     """
     parts: dict[Part, list[int]] = {"train": [], "val": [], "test": []}
     names = {curve.id for curve in curves}
-    for label in sorted({str(curve.label) for curve in curves}):
-        objects: dict[str, list[int]] = {}
-        for i, curve in enumerate(curves):
-            if curve.label == label:
-                tail = curve.id.partition("/")[2]
-                objects.setdefault(tail if tail in names else curve.id, []).append(i)
+    classes: dict[str, dict[str, list[int]]] = {}
+    for i, curve in enumerate(curves):
+        tail = curve.id.partition("/")[2]
+        name = tail if tail in names else curve.id
+        classes.setdefault(str(curve.label), {}).setdefault(name, []).append(i)
+    for _, objects in sorted(classes.items()):
         order = sorted(objects, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
         turn = round(len(order) * data.test * data.fold) % len(order)
         order = order[turn:] + order[:turn]
@@ -180,6 +172,13 @@ def marks(curves: Sequence[LightCurve]) -> NDArray[np.uint32]:
         best = curve.time[np.argmax(np.abs(curve.flux) / curve.error)] if len(curve) else 0.0
         made[i] = [zlib.crc32(f"{name}|{day:.3f}".encode()) for day in (min(curve.time, default=0.0), best)]
     return made
+
+
+def among(curves: Sequence[LightCurve], trained_on: str) -> NDArray[np.bool_]:
+    """(N,) whether each is one of the objects of `TransientsData.trained_on`."""
+    found = marks(curves)
+    old: NDArray[np.bool_] = np.isin(found, np.frombuffer(base64.b64decode(trained_on), "<u4"))
+    return np.logical_or(old[:, 0], old[:, 1])
 
 
 class TransientsData(pl.LightningDataModule):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData, marks, reading_of, where
+from astro.transients.data import TransientsData, among, reading_of, where
 from astro.transients.explain import activation_maps
 from astro.transients.figures import (
     confusion_figure,
@@ -129,7 +128,7 @@ def _to_score(
     """The data, and whether they are the model's own, of which the test part alone may be scored."""
     names, place, survey = predictor.classes, where(config), predictor.config.data.survey
     if config.data.read.survey is None and any(c.survey != survey for c in reading_of(config).curves):
-        config = over_read(config, table_survey=survey)
+        config = _over_read(config, table_survey=survey)
     found = sorted({str(c.label) for c in reading_of(config).checked() if c.label is not None})
     if not set(found) & set(names):
         raise UsageError(
@@ -150,7 +149,7 @@ def _to_score(
     return data, own
 
 
-def over_read(config: TransientsConfig, **keys: Any) -> TransientsConfig:
+def _over_read(config: TransientsConfig, **keys: Any) -> TransientsConfig:
     """`config` with these of ``data.read``."""
     read = config.data.read.model_copy(update=keys)
     return config.model_copy(update={"data": config.data.model_copy(update={"read": read})})
@@ -158,10 +157,7 @@ def over_read(config: TransientsConfig, **keys: Any) -> TransientsConfig:
 
 def _unseen(data: TransientsData, bundle: Bundle) -> list[LightCurve]:
     """Those of foreign data that the model was not trained on, as far as the bundle tells."""
-    text = bundle.schema["transients"].get("trained_on", "")
-    seen = np.frombuffer(base64.b64decode(text), "<u4")
-    found = marks(data.curves)
-    old = np.isin(found, seen).reshape(found.shape).any(axis=1)
+    old = among(data.curves, bundle.schema["transients"].get("trained_on", ""))
     return [data.curves[i] for i in np.flatnonzero(~old)]
 
 

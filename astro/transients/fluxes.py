@@ -7,13 +7,12 @@ import pandas as pd
 
 from astro.transients import photometry, surveys
 from astro.transients.columns import Columns
+from astro.transients.config_read import ZERO_POINTS
 from astro.transients.lightcurve import ZERO_POINT, Floats
 from astro.transients.points import counted
 from astro.transients.surveys import TABLE
 from astro.transients.tables import invalid
 
-LOWEST, HIGHEST = -20.0, 60.0
-"""Of zero points; what is beyond says that there is none"""
 NEGATIVE = ("f", "0", "0.0", "false", "-1", "-1.0")
 """Words of ``isdiffpos``"""
 _ROUNDING = 0.1 / np.sqrt(12.0)
@@ -55,7 +54,7 @@ def _value_column(columns: Columns) -> tuple[str, bool]:
     name = (told or magnitude or flux) if config.unit == "mag" else (flux or magnitude)
     if name is None:
         raise columns.no("flux", "no column of fluxes or magnitudes")
-    unit = str(columns.table.units.get(name, "")).lower().replace(" ", "")
+    unit = _unit_text(columns, name)
     stated = unit.startswith("mag")
     if stated and unit not in ("mag", "mag(ab)"):
         raise invalid(columns.source, f"unit {unit}", "AB magnitudes", "convert the column", name)
@@ -69,9 +68,14 @@ def _value_column(columns: Columns) -> tuple[str, bool]:
     return name, is_magnitude
 
 
+def _unit_text(columns: Columns, name: str) -> str:
+    """As the column states it, in small letters; empty where it does not."""
+    return columns.table.units.get(name, "").lower().replace(" ", "")
+
+
 def _magnitudes(columns: Columns, error_name: str) -> float:
     """What errors are multiplied with to be magnitudes: 0.001 where their column says mmag."""
-    unit = columns.table.units.get(error_name, "mag").lower().replace(" ", "")
+    unit = _unit_text(columns, error_name) or "mag"
     if unit not in ("mag", "mag(ab)", "mmag"):
         raise invalid(columns.source, f"unit {unit}", "mag or mmag", "convert the column", error_name)
     return 1e-3 if unit == "mmag" else 1.0
@@ -133,12 +137,17 @@ def _zero_point(columns: Columns, name: str) -> float | Floats:
 def _where_stated(columns: Columns, zero_point: float) -> float | Floats:
     """The zero point, NaN in rows that lack one where others have it: theirs may be another."""
     name = columns.column("zero_point")
-    values = np.zeros(1) if name is None else columns.numbers(name)
-    stated = (values >= LOWEST) & (values <= HIGHEST)
+    stated = np.ones(1, bool) if name is None else np.isfinite(_zero_points(columns, name))
     if stated.all() or not stated.any():
         return zero_point
     columns.say(f"{(~stated).sum():,} rows without a zero point in {name}, where others have one: left out")
     return np.where(stated, zero_point, np.nan)
+
+
+def _zero_points(columns: Columns, name: str) -> Floats:
+    """(N,) of a column of them, NaN where there is none."""
+    values = columns.numbers(name)
+    return np.where((values >= ZERO_POINTS[0]) & (values <= ZERO_POINTS[1]), values, np.nan)
 
 
 def _zero_points_by_row(columns: Columns, said: dict[str, float]) -> Floats | None:
@@ -146,8 +155,7 @@ def _zero_points_by_row(columns: Columns, said: dict[str, float]) -> Floats | No
     name = columns.column("zero_point")
     if name is None:
         return None
-    values = columns.numbers(name)
-    values = np.where((values >= LOWEST) & (values <= HIGHEST), values, np.nan)
+    values = _zero_points(columns, name)
     if columns.config.zero_point_column is not None:
         columns.say(f"fluxes from the zero points in {name} to {ZERO_POINT}")
         return values

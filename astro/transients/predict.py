@@ -213,14 +213,12 @@ class TransientsPredictor(Predictor):
         """What is to say of bands that are not the model's: its process takes their points all the same."""
         own = self.config.data.survey
         others = [band for band in dict.fromkeys(map(str, curve.band)) if band not in WAVELENGTHS[own]]
-        notes = (
-            [f"bands of {curve.survey}, the model's are {own}'s"]
-            if curve.survey != own and len(curve)
-            else []
-        )
-        return notes + (
-            [f"{', '.join(others)} unknown to the model, used for the others alone"] if others else []
-        )
+        notes = []
+        if curve.survey != own and len(curve):
+            notes.append(f"bands of {curve.survey}, the model's are {own}'s")
+        if others:
+            notes.append(f"{', '.join(others)} unknown to the model, used for the others alone")
+        return notes
 
     # ------------------------------------------------------------ files
 

@@ -76,11 +76,8 @@ class Reader(Columns):
         if name is not None:
             column = self.frame[name]
             if pd.api.types.is_float_dtype(column) and (column.abs() >= EXACT).any():
-                found, wanted = (
-                    f"ids in {name} with decimal point, whose last digits are lost",
-                    "whole numbers or text",
-                )
-                raise invalid(self.source, found, wanted, "write them so", name)
+                found = f"ids in {name} with decimal point, whose last digits are lost"
+                raise invalid(self.source, found, "whole numbers or text", "write them so", name)
             return names_of(column)
         meta = {str(key).lower(): value for key, value in self.table.meta.items()}
         said = next((meta[key] for key in TABLE.columns["id"] if meta.get(key) is not None), None)

@@ -95,7 +95,7 @@ def _day(row: dict[str, Any]) -> dict[str, Any]:
 def _part(row: dict[str, Any]) -> dict[str, Any]:
     first, last = (f"{row[key]:.1f}" for key in ("first_mjd", "last_mjd"))
     part = f"MJD {first} to {last}" if row["part"] == "epoch" else f"band {row['part']}"
-    change = f"{row['change']:+.3f}" if np.isfinite(row["change"]) else "all"
+    change = f"{row['change']:+.3f}" if np.isfinite(row["change"]) else "too little left to classify"
     answer = f"{row['class']}, {row['probability']:.3f}"
     return {"id": row["id"], "class": answer, "part": part, "change": change}
 

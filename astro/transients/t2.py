@@ -165,8 +165,12 @@ class TransientNetwork(nn.Module):
         return self.features(inputs).mean(-1)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        logits: Tensor = self.head(self.dropout(self.pooled(inputs)))
-        return logits
+        return self.logits(self.pooled(inputs))
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """(B, K) of pooled features (B, C)."""
+        out: Tensor = self.head(self.dropout(pooled))
+        return out
 
 
 def redshift_dropout(inputs: Inputs, share: float, generator: torch.Generator | None = None) -> Inputs:
