@@ -571,7 +571,6 @@ def test_csv_with_broken_rows_and_words_among_numbers(tmp_path: Path) -> None:
         ("a.fits", b"SIMPLE  =                    T", "cannot be read"),
         ("a.csv.gz", gzip.compress(b"object_id,mjd\n" * 400, mtime=0)[:-20], ""),
     ],
-    ids=["empty", "binary", "parquet", "fits", "gzip"],
 )
 def test_damaged_files(tmp_path: Path, name: str, content: bytes, found: str) -> None:
     (tmp_path / name).write_bytes(content)
