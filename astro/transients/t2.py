@@ -41,6 +41,14 @@ class Inputs(NamedTuple):
     def take(self, rows: Any) -> Inputs:
         return Inputs(*(each[rows] for each in self))
 
+    @classmethod
+    def example(cls, length: int, bands: int) -> Inputs:
+        """Two objects, one of unknown redshift."""
+        flux, sd = torch.linspace(0, 9, length * bands).view(1, length, bands), torch.ones(1, length, bands)
+        redshift = torch.tensor([[0.1, 0.01], [torch.nan, torch.nan]])
+        whole = torch.ones(2, bands, dtype=torch.bool), torch.tensor([40.0, 90.0])
+        return cls(flux.expand(2, -1, -1), sd.expand(2, -1, -1), *whole, redshift)
+
 
 class TransientNetwork(nn.Module):
     """`Inputs` → logits (B, K): channels → backbone → mean over time → dropout → linear map.

@@ -16,7 +16,7 @@ from astro.transients.config import TransientsConfig
 from astro.transients.lightcurve import Floats
 from astro.transients.losses import TransientLoss
 from astro.transients.metrics import log_loss
-from astro.transients.t2 import redshift_dropout
+from astro.transients.t2 import Inputs, redshift_dropout
 from astro.transients.trees import Trees
 from shared.training.fit import FitResult
 from shared.training.fit import fit as general_fit
@@ -36,6 +36,7 @@ class TransientsTask(pl.LightningModule):
         super().__init__()
         self.config = config
         self.network = Classifier(config)
+        self.example_input_array = Inputs.example(config.data.grid, len(self.network.bands))
         self.loss = TransientLoss([1] * len(config.data.classes), config.train.imbalance)
         self._seen: list[tuple[Tensor, Tensor]] = []
 

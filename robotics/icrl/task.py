@@ -15,6 +15,7 @@ from robotics.icrl.envs.base import Task
 from robotics.icrl.envs.families import family
 from robotics.icrl.models import build
 from robotics.icrl.models.batch import Window
+from robotics.icrl.models.incontext import Context, InContext
 from robotics.icrl.play import play
 from shared.training.fit import FitResult
 from shared.training.fit import fit as general_fit
@@ -31,7 +32,10 @@ class IcrlTask(pl.LightningModule):
     def __init__(self, config: IcrlConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = build(config.model, config.data.spaces or spaces_of(config.data.env))
+        spaces = config.data.spaces or spaces_of(config.data.env)
+        self.network = build(config.model, spaces)
+        if isinstance(self.network, InContext):
+            self.example_input_array = Context.example(config.model, spaces)
         self.play_on: Sequence[Task] = ()
         self._losses: list[dict[str, float]] = []
 

@@ -23,6 +23,7 @@ from astro.transients.predict import TransientsPredictor
 from astro.transients.sample import CLASSES, simulate
 from astro.transients.task import TransientsTask, grow
 from astro.transients.trees import Trees
+from pipelines.export import export
 from shared.bundle import Bundle
 from shared.errors import ModelUnusable
 
@@ -327,3 +328,20 @@ def test_trees_count_every_class_alike() -> None:
     p = grow(x, labels, config).probabilities(x)[:, 1]
     assert p[labels == 1].mean() + p[labels == 0].mean() == pytest.approx(1, abs=0.1)
     assert p.mean() > 0.25
+
+
+def test_an_onnx_file_answers_as_the_network_with_and_without_redshift(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    config = config_of(redshift="tokens", trees=False)
+    model = PIPELINE.task(config).network.eval()
+    some = simulate(9, 2)
+    inputs = inputs_of(some, "lsst", 16)
+    model.network.fit_scaling(inputs)
+    result = export(PIPELINE, saved(tmp_path, model, config).path, "onnx", tmp_path / "model.onnx")
+    assert result["inputs"]["mean"] == ["batch", 16, 6]
+    session = onnxruntime.InferenceSession(result["output"], providers=["CPUExecutionProvider"])
+    for given in (inputs, inputs._replace(redshift=torch.full_like(inputs.redshift, torch.nan))):
+        (got,) = session.run(None, {name: each.numpy() for name, each in given._asdict().items()})
+        with torch.no_grad():
+            np.testing.assert_allclose(got, model(given).numpy(), rtol=1e-4, atol=1e-4)

@@ -27,7 +27,7 @@ def network(bundle: Bundle) -> Any:
 def test_onnx_answers_like_the_network(bundle: Bundle, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     result = export(PIPELINE, bundle.path, "onnx", tmp_path / "new" / "line.onnx")
-    assert result["input"] == ["batch", 1]
+    assert result["inputs"] == {"input": ["batch", 1]} and result["outputs"] == ["output"]
     assert result["max_difference"] <= result["tolerance"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["line.onnx"]
     session = onnxruntime.InferenceSession(result["output"], providers=["CPUExecutionProvider"])
@@ -68,13 +68,15 @@ class FixedBatch(torch.nn.Linear):
 
 def test_a_network_that_fixes_its_batch_is_exported_for_one(bundle: Bundle, tmp_path: Path) -> None:
     pipeline = Other(FixedBatch(1, 2), torch.ones(1, 1))
-    assert export(pipeline, bundle.path, "torch", tmp_path / "line.pt2")["input"] == [1, 1]
+    assert export(pipeline, bundle.path, "torch", tmp_path / "line.pt2")["inputs"] == {"input": [1, 1]}
 
 
 def test_a_differing_result_is_not_kept(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.export._torch_answer", lambda path: lambda x: network(bundle)(x) + 0.01)
+    monkeypatch.setattr(
+        "pipelines.export._torch_answer", lambda path: lambda given: network(bundle)(given["input"]) + 0.01
+    )
     with pytest.raises(ModelUnusable, match=r"results differ by 0\.01"):
         export(PIPELINE, bundle.path, "torch", tmp_path / "line.pt2")
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +87,7 @@ def test_a_differing_result_is_not_kept(
     [
         ({"format_": "tflite"}, "--format tflite: unknown"),
         ({"output": Path(".")}, "a file name wanted"),
-        ({"pipeline": Other()}, "no example input"),
+        ({"pipeline": Other()}, "cannot be exported"),
     ],
 )
 def test_unusable_requests_are_one_line(

@@ -42,7 +42,7 @@ def test_exported_files_answer_like_the_network_also_where_values_miss(
     network = ForecastNetwork(config)
     output = tmp_path / ("model.onnx" if format_ == "onnx" else "model.pt2")
     result = export(PIPELINE, save(tmp_path / "b", config, network).path, format_, output)
-    assert result["input"] == ["batch", LENGTH, 2]
+    assert result["inputs"] == {"input": ["batch", LENGTH, 2]}
     x = torch.randn(3, LENGTH, 2)
     x[0, -2:, 1] = x[1, 4:9] = torch.nan
     if format_ == "onnx":
@@ -61,6 +61,6 @@ def test_exported_files_answer_like_the_network_also_where_values_miss(
 def test_a_model_that_reads_more_than_its_targets_is_not_exported(tmp_path: Path) -> None:
     config = of({"name": "nlinear"}, future_columns=["f"])
     path = save(tmp_path / "b", config, ForecastNetwork(config)).path
-    with pytest.raises(UsageError, match="forecast: no example input"):
+    with pytest.raises(UsageError, match="forecast: this model cannot be exported"):
         export(PIPELINE, path, "torch", tmp_path / "model.pt2")
     assert not (tmp_path / "model.pt2").exists()

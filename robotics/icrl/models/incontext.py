@@ -69,6 +69,49 @@ class World(NamedTuple):
         )
 
 
+class Context(NamedTuple):
+    """What a model has seen of B copies up to L steps, fields as `Window`'s; `to_go` for dt alone. `action`: what the
+    world model is asked about, where there is one."""
+
+    obs: Tensor
+    before_action: Tensor
+    before_reward: Tensor
+    start: Tensor
+    to_go: Tensor | None
+    action: Tensor | None
+
+    @classmethod
+    def example(cls, config: ModelConfig, spaces: Spaces, batch: int = 3) -> Context:
+        """Random ones as long as the context."""
+        draw, shape = torch.Generator().manual_seed(0), (batch, config.context)
+
+        def whole(top: int) -> Tensor:
+            return torch.randint(top, shape, generator=draw)
+
+        def reals(*width: int) -> Tensor:
+            return torch.randn(*shape, *width, generator=draw)
+
+        obs = torch.stack([whole(n) for n in spaces.cells], -1) if spaces.cells else reals(spaces.numbers)
+        action = whole(spaces.actions) if spaces.actions else reals(spaces.action_numbers)
+        before = action.roll(1, 1)
+        before[:, 0] = spaces.actions or torch.nan
+        start = torch.arange(config.context).expand(shape) % 20 == 0
+        to_go = reals() if config.method == "dt" else None
+        return cls(obs, before, reals(), start, to_go, action if config.world else None)
+
+
+class Steps(NamedTuple):
+    """At each step, the ones before it known: of discrete actions (B, L, actions) logits, of reals (B, L, A) means and
+    logarithms of variances. After `Context.action`, where given, the reward (B, L) and the observation: reals
+    (B, L, O), or its coordinates' logits side by side (B, L, values)."""
+
+    logits: Tensor | None
+    mean: Tensor | None
+    log_variance: Tensor | None
+    reward: Tensor | None = None
+    observation: Tensor | None = None
+
+
 class InContext(nn.Module):
     """See the module. `spaces` and `config` say everything about its shape."""
 
@@ -142,6 +185,17 @@ class InContext(nn.Module):
         return self.embed(window.obs, window.before_action, window.before_reward, window.start, window.to_go)
 
     # ------------------------------------------------------------ what comes out
+
+    def forward(self, context: Context) -> Steps:
+        """Everything at once, without a state: what is exported. A step's answer does not change with what follows."""
+        hidden = self.trunk(self.embed(*context[:5]))
+        policy = self.act_on(hidden)
+        if context.action is None:
+            return Steps(*policy)
+        world = self.imagine(hidden, context.action)
+        return Steps(
+            *policy, world.reward, torch.cat(world.logits, -1) if world.reals is None else world.reals
+        )
 
     def act_on(self, hidden: Tensor) -> Policy:
         """(…, d) → the policy there."""
