@@ -113,7 +113,8 @@ def check(pipeline: Pipeline, config: Any, say: Say) -> None:
     """Say every warning; raise `DataInvalid` with all errors."""
     faults = faults_of(pipeline, config)
     for fault in faults:
-        say(f"{fault.severity}: {fault}")
+        if fault.severity == "warning":
+            say(f"warning: {fault}")
     if error_faults(faults):
         raise DataInvalid(faults)
 

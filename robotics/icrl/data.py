@@ -43,9 +43,13 @@ def check(config: IcrlConfig) -> list[Fault]:
         return []
     if path.suffix.lower() in SUFFIXES:
         try:
-            return list(read(path, config.data.env).faults)
+            faults = read(path, config.data.env).faults
         except ItemError as err:
             return [err.fault]
+        plays = Fault(
+            path, "tasks to play, for evaluate and predict", "a store to train on", severity="warning"
+        )
+        return [*faults, plays]
     faults = check_store(path)
     if error_faults(faults):
         return faults
@@ -102,6 +106,21 @@ def infer(config: IcrlConfig) -> dict[str, Any]:
         env = family(Store(path).meta.env_id).name
     family(env).ready()
     return {"env": env, "spaces": spaces_of(env)}
+
+
+def trained_on(config: IcrlConfig, chosen: Sequence[Task]) -> list[str]:
+    """What is to say of tasks that are of the training part of the model's own family."""
+    if chosen[0].family.name != config.data.env:
+        return []
+    known = {task.index for task in tasks(config.data.env, "train")}
+    seen = [task.index for task in chosen if task.index in known]
+    if not seen:
+        return []
+    some = ", ".join(map(str, seen[:20])) + (" …" if len(seen) > 20 else "")
+    return [
+        f"{len(seen)} of the {len(chosen)} tasks are of the training part ({some}): what is earned there is not "
+        "what the model earns in new ones"
+    ]
 
 
 def history_steps(config: IcrlConfig) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.data import check as check_data
-from robotics.icrl.data import infer
+from robotics.icrl.data import infer, trained_on
 from robotics.icrl.envs.base import Floats, Task
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.figures import curve_figure, paths_figure
@@ -45,7 +45,7 @@ def evaluate(bundle: Bundle, config: IcrlConfig, out: Path) -> IcrlEvaluation:
     """
     out.mkdir(parents=True, exist_ok=True)
     network, how = load(bundle, config), config.predict
-    chosen = _to_play(config)
+    config, chosen = _to_play(config)
     require_spaces(network, chosen[0].family, str(bundle.path))
     wanted = config.evaluate
     rounds = [
@@ -82,21 +82,26 @@ def _require_whole(rounds: Sequence[Played], source: str) -> None:
         raise DataInvalid(faults)
 
 
-def _to_play(config: IcrlConfig) -> list[Task]:
+def _to_play(config: IcrlConfig) -> tuple[IcrlConfig, list[Task]]:
+    """With what a file of tasks says of episodes, copies and the seed."""
     path = config.data.path
     if path is not None and path.suffix.lower() in SUFFIXES:
         try:
-            chosen = read(path, config.data.env).tasks
+            given = read(path, config.data.env)
         except ItemError as err:
             raise DataInvalid([err.fault]) from None
+        chosen = given.tasks
+        said = {key: value for key in ("episodes", "copies") if (value := getattr(given, key)) is not None}
+        over = {"evaluate": config.evaluate.model_copy(update=said)}
+        config = config.model_copy(update=over | ({} if given.seed is None else {"seed": given.seed}))
     else:
         if path is not None and (errors := error_faults(check_data(config))):
             raise DataInvalid(errors)
         chosen = tasks(infer(config)["env"], "test")
     most = config.evaluate.tasks
-    if len(chosen) <= most:
-        return chosen
-    return [chosen[at] for at in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+    if len(chosen) > most:
+        chosen = [chosen[at] for at in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+    return config, chosen
 
 
 def interval(by_seed: Floats) -> Floats:
@@ -192,23 +197,9 @@ def _figures(
     return found
 
 
-def trained_on(config: IcrlConfig, chosen: Sequence[Task]) -> list[int]:
-    """Numbers of the tasks that belong to the training part of the model's own family."""
-    if chosen[0].family.name != config.data.env:
-        return []
-    known = {task.index for task in tasks(config.data.env, "train")}
-    return [task.index for task in chosen if task.index in known]
-
-
 def _notes(config: IcrlConfig, chosen: Sequence[Task], metrics: dict[str, float]) -> list[str]:
-    wanted = config.evaluate
-    notes = []
-    if seen := trained_on(config, chosen):
-        some = ", ".join(map(str, seen[:20])) + (" …" if len(seen) > 20 else "")
-        notes.append(
-            f"{len(seen)} of the {len(chosen)} tasks are of the training part ({some}): what is earned there is not "
-            "what the model earns in new ones."
-        )
+    wanted, notes = config.evaluate, []
+    notes += trained_on(config, chosen)
     notes += [
         f"{len(chosen)} tasks of {chosen[0].family.name}, each played {wanted.copies} times with each of "
         f"{wanted.seeds} seeds, {wanted.episodes} episodes in one context; weights are never updated, actions are "

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from robotics.icrl.config import IcrlConfig
-from robotics.icrl.data import rule_of, score_histories, spaces_of
+from robotics.icrl.data import rule_of, score_histories, spaces_of, trained_on
 from robotics.icrl.envs.base import Family
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.envs.grid import GridFamily
@@ -127,7 +127,7 @@ class IcrlPredictor(Predictor):
             require_spaces(self.network, room, source)
         except UsageError as err:
             raise ItemError(source, str(err).removeprefix(f"{source}: ")) from None
-        notes = []
+        notes = trained_on(self.config, given.tasks)
         if room.name != self.config.data.env:
             notes.append(f"trained in {self.config.data.env}, played in {room.name}")
         seed = self.config.seed if given.seed is None else given.seed

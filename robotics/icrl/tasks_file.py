@@ -187,7 +187,7 @@ def _mapping(text: str, source: Path | str, suffix: str) -> dict[str, Any]:
     from shared.config import parse_yaml
 
     try:
-        value = json.loads(text) if suffix == ".json" else parse_yaml(text, source)
+        value = json.loads(text, object_pairs_hook=_once) if suffix == ".json" else parse_yaml(text, source)
     except UsageError as err:
         found = str(err).removeprefix(str(source)).lstrip(":").strip()
         raise ItemError(source, found) from None
@@ -198,10 +198,21 @@ def _mapping(text: str, source: Path | str, suffix: str) -> dict[str, Any]:
     return value
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)} twice")
+    return found
+
+
 def _table(text: str, source: Path | str) -> dict[str, Any]:
     try:
         table = csv.DictReader(io.StringIO(text), strict=True)
-        table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+        names = [name.strip() for name in table.fieldnames or ()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ItemError(source, f"column {twice[0]} twice", "each column once", "mend it", twice[0])
+        table.fieldnames = names
         rows = list(table)
     except csv.Error as err:
         raise ItemError(source, f"not CSV ({err})", "a table of tasks", "correct it") from None

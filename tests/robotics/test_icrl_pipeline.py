@@ -17,9 +17,10 @@ pytest.importorskip("h5py", reason="the robotics extra is not installed")
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.config import IcrlConfig
-from robotics.icrl.data import IcrlData, check, train_tasks
+from robotics.icrl.data import IcrlData, check, train_tasks, trained_on
+from robotics.icrl.data import check as check_data
 from robotics.icrl.envs.families import tasks
-from robotics.icrl.evaluate import evaluate, interval, metrics_of, trained_on
+from robotics.icrl.evaluate import evaluate, interval, metrics_of
 from robotics.icrl.models.batch import Arrays
 from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.play import Played, first_good, play
@@ -222,6 +223,8 @@ def test_a_task_that_cannot_be_played_is_named_and_the_others_are_played(row: st
         ("tasks: [{index: 1}]\nepisode: 3", ".yaml", "unknown key episode"),
         ("tasks: []", ".yaml", "no tasks"),
         ("goal\n4 2,9\n", ".csv", "another width"),
+        ("goal,goal\n4 2,5 6\n", ".csv", "t.csv:goal: column goal twice"),
+        ('{"tasks": [{"goal": [4, 2], "goal": [5, 6]}]}', ".json", "not JSON (key goal twice)"),
     ],
 )
 def test_bad_files_of_tasks_are_said_in_a_line(text: str, suffix: str, said: str) -> None:
@@ -250,7 +253,9 @@ def test_a_context_is_no_longer_than_histories_are() -> None:
 def test_evaluation_says_which_tasks_were_trained_on() -> None:
     config = PIPELINE.resolve("default")
     both = [*tasks("darkroom", "test")[:2], *tasks("darkroom", "train")[:2]]
-    assert trained_on(config, both) == [task.index for task in both[2:]]
+    numbers = ", ".join(str(task.index) for task in both[2:])
+    assert trained_on(config, both)[0].startswith(f"2 of the 4 tasks are of the training part ({numbers})")
+    assert trained_on(config, both[:2]) == []
     assert trained_on(config, tasks("darkroom-large", "train")[:2]) == []
 
 
@@ -302,6 +307,32 @@ def test_every_round_of_an_evaluation_is_played_with_a_seed_of_its_own(
     assert len(set(actions)) == len(rounds) == 3
     returns = np.stack([one.normalised for one in rounds]).mean((0, 1, 2))
     assert [row["normalised_return"] for row in found.curve] == pytest.approx(returns.tolist())
+
+
+def test_a_file_of_tasks_says_how_they_are_played(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("episodes: 3\ncopies: 2\nseed: 7\ntasks:\n  - goal: [0, 0]\n")
+    assert PIPELINE.builtin is not None
+    bundle = Bundle.open(PIPELINE.builtin)
+    over = {"data": {"path": str(path)}, "evaluate": {"seeds": 1}}
+    config = bundle.config(IcrlConfig, over)
+    (warning,) = check_data(config)
+    assert "a store to train on" in str(warning) and warning.severity == "warning"
+    found = evaluate(bundle, config, tmp_path)
+    assert len(found.curve) == 3
+    said = "\n".join(found.notes)
+    assert (
+        "played 2 times with each of 1 seeds, 3 episodes" in said
+        and "1 of the 1 tasks are of the training" in said
+    )
+    predictor = IcrlPredictor(bundle, {})
+    result: Any = predictor.predict(predictor.discover([path])[0])
+    assert result.played.returns.shape == (1, 2, 3) and result.notes[0].startswith(
+        "1 of the 1 tasks are of the"
+    )
+    assert result.played.normalised.mean((0, 1)).tolist() == pytest.approx(
+        [row["normalised_return"] for row in found.curve]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,10 @@ class Wind(gym.Env):
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, late=False, low=-1, render_mode=None):
+    def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, late=False, low=-1, odd="",
+                 render_mode=None):
         self.wind, self.raise_at, self.nan_at, self.old = wind, raise_at, nan_at, old
-        self.late, self.render_mode = late, render_mode
+        self.late, self.odd, self.render_mode = late, odd, render_mode
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gym.spaces.Box(low, 1, (2 if wide else 1,), np.float32)
         self.episodes = 0
@@ -53,6 +54,10 @@ class Wind(gym.Env):
         self.steps += 1
         if self.raise_at and (self.episodes, self.steps) == (2, self.raise_at):
             raise RuntimeError("the motor stopped\\nsecond line")
+        if self.odd and (self.episodes, self.steps) == (1, 4):
+            if self.odd == "exit":
+                raise SystemExit(3)
+            return np.zeros(2), 1e39, False, False, {}
         self.x += 0.1 * float(action[0]) + self.wind
         obs = np.array([self.x, np.nan if self.nan_at and (self.episodes, self.steps) == (1, self.nan_at) else 0.0])
         if self.old:
@@ -77,6 +82,23 @@ def wrapped(**keys):
 gym.register("own/Wind-v0", Wind, max_episode_steps=12)
 gym.register("own/Wrapped-v0", wrapped, max_episode_steps=12)
 gym.register("own/Endless-v0", Wind)
+
+class Halves(gym.Env):
+    """Whole numbers are promised, halves come."""
+
+    observation_space, action_space = gym.spaces.Box(0, 9, (1,), np.int64), gym.spaces.Discrete(2)
+
+    def __init__(self, half=False, render_mode=None):
+        self.half = half
+
+    def reset(self, *, seed=None, options=None):
+        return np.array([1]), {}
+
+    def step(self, action):
+        self.half += bool(self.half)
+        return np.array([1.5 if self.half > 2 else 1]), 0.0, False, False, {}
+
+gym.register("own/Halves-v0", Halves, max_episode_steps=12)
 '''
 
 
@@ -164,6 +186,11 @@ def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path
             "old: reset",
             "reset gives no (observation, info), the interface before gymnasium 0.26; return both",
         ),
+        ("odd: exit", "task 1: episode 1, step 4: SystemExit: 3"),
+        (
+            "odd: reward",
+            "task 1: episode 1, step 4: ValueError: reward is 1e+39; a number of at most 1e+18 wanted",
+        ),
         ("nan_at: 1", "its observation after a step is [0."),
         (
             "low: 0",
@@ -230,6 +257,18 @@ def test_files_that_cannot_be_played_fail_in_a_line(
     with pytest.raises(ItemError) as caught:
         played(bundle, tmp_path, text + "\nepisodes: 3\n")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_observation_is_not_cut_to_a_whole_number() -> None:
+    found = parse("env: own_wind:own/Halves-v0\ntasks: [{}, {half: true}]\n", "t", "darkroom")
+    batch = found.tasks[0].family.batch(found.tasks, 1)
+    batch.reset()
+    for _ in range(3):
+        batch.step(np.zeros((2, 1), int))
+    assert list(batch.broken) == [1]
+    assert str(batch.broken[1]) == (
+        "episode 1, step 2: ValueError: observation [1.5]; whole numbers wanted, as its space says"
+    )
 
 
 def test_a_limit_of_ones_own(bundle: Bundle, tmp_path: Path) -> None:

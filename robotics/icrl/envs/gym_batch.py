@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 
+LARGEST = 1e18
+"""A reward's absolute value; networks compute in single precision, where squares have room up to here."""
+
+
 class GymBatch:
     """(tasks × copies) environments of one family, made by `Family.make`; `first` is the first copy's number.
 
@@ -57,7 +61,7 @@ class GymBatch:
             return act()
         except SuiteError as err:
             said = str(err)
-        except Exception as err:  # noqa: BLE001  an environment of a user's may raise anything
+        except (Exception, SystemExit) as err:  # noqa: BLE001  an environment of a user's may raise anything
             said = named_line(err)
         self.broken[at[0]] = Broken(at[0], said[:300], int(self._episode[at]), int(self._step[at]))
         return None
@@ -79,9 +83,13 @@ class GymBatch:
         return np.zeros(self._width, self._type) if found is None else found
 
     def _seen(self, obs: Any) -> Array:
-        flat: Array = np.asarray(obs, self._type).reshape(-1)
+        given: Array = np.asarray(obs).reshape(-1)
+        with np.errstate(all="ignore"):  # what is no such number is named below
+            flat: Array = given.astype(self._type)
         if len(flat) != self._width:
             raise ValueError(f"observation of {len(flat)} numbers; {self._width} wanted")
+        if self._type is np.int64 and (flat != given).any():
+            raise ValueError(f"observation {given[:4].tolist()}; whole numbers wanted, as its space says")
         if self._type is np.float32 and not np.isfinite(flat).all():
             at = int(np.flatnonzero(~np.isfinite(flat))[0])
             raise ValueError(f"observation[{at}] is {flat[at]}; finite numbers wanted")
@@ -99,9 +107,9 @@ class GymBatch:
         else:
             sent = np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
         obs, reward, ended, cut, _ = env.step(sent)
-        if not np.isfinite(float(reward)):
-            raise ValueError(f"reward is {float(reward)}; a finite number wanted")
-        return self._seen(obs), float(reward), bool(ended), bool(cut)
+        if not abs(gained := float(reward)) <= LARGEST:
+            raise ValueError(f"reward is {gained:g}; a number of at most {LARGEST:g} wanted")
+        return self._seen(obs), gained, bool(ended), bool(cut)
 
     # ------------------------------------------------------------ all of them
 
