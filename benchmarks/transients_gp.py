@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from astro.transients.gp import FEWEST, OK, Fit, fit, grid, trim
+from astro.transients.gp import OK, Fit, fit, grid, trim
 from astro.transients.gp_optimum import (
     AMPLITUDE_ROOM,
     LONGEST,
@@ -29,7 +29,7 @@ from astro.transients.gp_optimum import (
     start_values,
 )
 from astro.transients.grids import until
-from astro.transients.lightcurve import WAVELENGTHS, LightCurve
+from astro.transients.lightcurve import MIN_POINTS, WAVELENGTHS, LightCurve
 from astro.transients.read import read_frame
 from shared.bench.real_data import data_folder
 
@@ -54,7 +54,7 @@ class Source(NamedTuple):
     """At most, evenly from the list"""
     days: float = np.inf
     """Of each curve, since its first detection: what an alert stream knows early."""
-    points: tuple[int, int] = (FEWEST, 1 << 30)
+    points: tuple[int, int] = (MIN_POINTS, 1 << 30)
     """Of the trimmed curve, least and most"""
 
 

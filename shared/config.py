@@ -174,7 +174,13 @@ def parse_set(text: str) -> tuple[tuple[str, ...], Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {text}: no '='; key=value wanted; for example train.epochs=5")
-    return tuple(key.strip().split(".")), parse_yaml(value, f"--set {key}")
+    found = parse_yaml(value, f"--set {key}")
+    for name, inner in found.items() if isinstance(found, dict) else ():
+        if inner is None and ":" in str(name):
+            raise UsageError(
+                f"--set {text}: no blank after the colon; {str(name).replace(':', ': ', 1)} wanted"
+            )
+    return tuple(key.strip().split(".")), found
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from astro.transients.gp import FEWEST
 from astro.transients.grids import until
-from astro.transients.lightcurve import LightCurve
+from astro.transients.lightcurve import MIN_POINTS, LightCurve
 from astro.transients.points import DETECTED_SNR
 
 DROPPED, DIMMER, FAINTEST = 0.4, 0.3, 4.0
@@ -33,7 +32,7 @@ def altered(
     alerts_only = bool(curve.detected.all())
     if alerts_only:
         keep &= flux > FAINTEST * error
-    if keep.sum() < FEWEST:
+    if keep.sum() < MIN_POINTS:
         keep[:] = True
     detected = np.ones(n, bool) if alerts_only else np.abs(flux) > DETECTED_SNR * error
     made = replace(
@@ -46,5 +45,5 @@ def altered(
     )
     if random.random() < cut:
         young = until(made, float(random.exponential(days)) + 2.0)
-        return young if len(young) >= FEWEST else made
+        return young if len(young) >= MIN_POINTS else made
     return made

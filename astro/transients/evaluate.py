@@ -319,7 +319,7 @@ def _figures(
         inputs = inputs_of(some, data.survey, data.grid)
         maps = activation_maps(predictor.model.network, inputs.to(predictor.device)).cpu()
         titles = [
-            f"{n}: {curves[i].id}, {names[labels[i]]}, p = {own[i]:.2f}"
+            f"{n}: {curves[i].id} is {names[labels[i]]} (p = {own[i]:.2f}), answer {names[p[i].argmax()]}"
             for n, i in zip(("Worst", "Median", "Best"), chosen)
         ]
         # Steps of the redshift come after those of the grid; a backbone that strides has fewer of all.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from astro.transients.lightcurve import LightCurve
+from astro.transients.lightcurve import LightCurve, around
 from astro.transients.t2 import Inputs, TransientNetwork
 
 Predict = Callable[[Sequence[LightCurve]], NDArray[np.float64]]
@@ -45,11 +45,12 @@ def occlusion(curve: LightCurve, predict: Predict, *, of: int | None = None, epo
     """Points are taken away from the light curve itself, not from its grid, so that what fills the gap is what would
     have been there without them. All versions are predicted in one call. `of` = the most probable class.
 
-    `epochs`: windows of about as many points each, in order of time. A part without which nothing is left, or nothing
-    that can be classified (a row of NaN), has NaN.
+    `epochs`: windows of about as many points each, in order of time, of the points `around` the detections. A part
+    without which nothing is left, or nothing that can be classified (a row of NaN), has NaN.
     """
     names = list(dict.fromkeys(map(str, curve.band)))
-    windows = np.array_split(np.arange(len(curve)), min(epochs, len(curve)))
+    places = np.flatnonzero(around(curve.time, curve.detected))
+    windows = np.array_split(places, min(epochs, len(places)))
     kept = [curve.band != name for name in names]
     kept += [~np.isin(np.arange(len(curve)), window) for window in windows]
     versions = [curve] + [curve.taken(mask) for mask in kept if mask.any()]

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from astro.transients import gp
-from astro.transients.lightcurve import Floats, LightCurve
+from astro.transients.lightcurve import Floats, LightCurve, around
 from astro.transients.metrics import confusion, ranking, reliability
 from astro.transients.t2 import Inputs
 from shared.plots.style import LIGHT, colour, dash, dress, new_figure
@@ -112,10 +111,10 @@ def curve_figure(
     figure = new_figure(8.6, 2.6 * len(curves) + 0.3)
     for row, (curve, title) in enumerate(zip(curves, titles)):
         axes = figure.add_subplot(len(curves), 1, row + 1)
-        cut = gp.trim(curve)
-        times = np.linspace(0, float(inputs.duration[row]), inputs.mean.shape[1])
+        cut = curve.taken(around(curve.time, curve.detected))
+        times = cut.time[0] + np.linspace(0, float(inputs.duration[row]), inputs.mean.shape[1])
         back = axes.twinx()
-        places = np.linspace(0, times[-1], maps.shape[1])
+        places = np.linspace(times[0], times[-1], maps.shape[1])
         back.fill_between(places, maps[row], color=LIGHT.grid, linewidth=0, zorder=0)
         back.set_ylim(0, max(float(maps[row].max()), 1e-9) * 1.05)
         back.axis("off")
@@ -142,6 +141,7 @@ def curve_figure(
         dress(axes, title)
         axes.set_facecolor("none")
         axes.legend(frameon=False, fontsize=7, ncols=6, loc="upper right")
-    axes.set_xlabel("days since the first point kept")
+        axes.ticklabel_format(axis="x", useOffset=False)
+    axes.set_xlabel("MJD")
     figure.tight_layout()
     return figure

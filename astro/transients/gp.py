@@ -34,13 +34,10 @@ from astro.transients.gp_optimum import (
     per_batch,
     product,
 )
-from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import MIN_POINTS, WAVELENGTHS, Floats, LightCurve, around
 
-MARGIN = 50.0
-"""Days kept before the first and after the last detection."""
 OK, TOO_FEW, FAILED = "ok", "too few points", "no optimum found: start values kept"
 AT_BOUND = ("amplitude at its bound", "timescale at its bound")
-FEWEST = 3
 NOISE_RATIO = 1e3
 """Up to this A / err² single precision gives the mean within 4e-5 √A and the standard deviation within 0.3 %."""
 
@@ -71,17 +68,11 @@ class Grid(NamedTuple):
 
 
 def trim(curve: LightCurve) -> LightCurve:
-    """The points from 50 days before the first to 50 days after the last detection of any band, the first at time 0.
-
-    A curve without any detection stays whole.
-    """
-    time, seen = curve.time, curve.time[curve.detected]
-    if not len(time):
+    """The points `around` the detections of any band, the first at time 0."""
+    if not len(curve.time):
         return curve
-    keep = np.ones(len(time), bool)
-    if len(seen):
-        keep = (time > seen.min() - MARGIN) & (time < seen.max() + MARGIN)
-    time = time[keep]
+    keep = around(curve.time, curve.detected)
+    time = curve.time[keep]
     return replace(
         curve,
         time=time - time.min(),
@@ -104,7 +95,7 @@ def fit(curves: Sequence[LightCurve]) -> list[Fit]:
 
 def _fit(batch: Batch) -> list[Fit]:
     start, search = optimum(batch)
-    few = batch.real.sum(1) < FEWEST
+    few = batch.real.sum(1) < MIN_POINTS
     keep = few | ~search.done
     at = torch.where(keep[:, None], start, search.best)
     value = search.value

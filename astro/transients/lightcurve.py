@@ -26,11 +26,22 @@ SOLAR_SYSTEM = "solar system object"
 STATUSES = (OK, TOO_FEW, NEVER_DETECTED, UNREADABLE, SOLAR_SYSTEM)
 """What a light curve's `status` may say after reading; all but ok and never detected get the prior."""
 MIN_POINTS = 3
+MARGIN = 50.0
+"""Days before the first and after the last detection; what lies beyond is not classified."""
+
+
+def around(time: Floats, detected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Points within `MARGIN` of the detections; all of them where there is none."""
+    seen = time[detected]
+    if not len(seen):
+        return np.ones(len(time), bool)
+    return (time > seen.min() - MARGIN) & (time < seen.max() + MARGIN)
 
 
 def status_of(time: Floats, detected: NDArray[np.bool_]) -> str:
     """Of points in order of time."""
-    if len(time) < MIN_POINTS or time[0] == time[-1]:
+    kept = time[around(time, detected)]
+    if len(kept) < MIN_POINTS or kept[0] == kept[-1]:
         return TOO_FEW
     return OK if detected.any() else NEVER_DETECTED
 

@@ -16,8 +16,8 @@ from astro.transients.config_read import ReadConfig
 from astro.transients.lightcurve import WAVELENGTHS, Floats, LightCurve, status_of
 
 DETECTED_SNR = 5.0
-LARGEST = 1e20
-"""A flux beyond it is no measurement (the Sun's is 5e21), and single precision has no room for its square."""
+LARGEST = 1e16
+"""A flux beyond it is no measurement (the full Moon's is 1e16); single precision has room for sums of its square."""
 SNR_RULE = f"detected = |flux| > {DETECTED_SNR:g} errors, where no detection flag says so"
 Ints = NDArray[np.int64]
 
@@ -123,8 +123,8 @@ def usable(rows: Rows, objects: Objects, survey: str) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):
         checks = (
             ("without a time dropped", np.isfinite(rows.time)),
-            ("with flux NaN, null or beyond 1e20 dropped", np.abs(rows.flux) < LARGEST),
-            ("with error ≤ 0, NaN or beyond 1e20 dropped", (rows.error > 0) & (rows.error < LARGEST)),
+            ("with flux NaN, null or beyond 1e16 dropped", np.abs(rows.flux) < LARGEST),
+            ("with error ≤ 0, NaN or beyond 1e16 dropped", (rows.error > 0) & (rows.error < LARGEST)),
         )
     for text, fine in checks:
         if not fine.all():

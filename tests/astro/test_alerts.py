@@ -95,7 +95,7 @@ def test_two_majors_of_lsst_read_alike(tmp_path: Path, namespace: str, names: di
     np.testing.assert_allclose(curve.flux, np.array([50, 1000, 2000, 3000, 5000]) * 0.0275423, rtol=1e-5)
     assert curve.detected.tolist() == [False, True, True, True, True]
     assert np.isnan(curve.redshift)
-    assert "1 point with flux NaN, null or beyond 1e20 dropped" in curve.notes
+    assert "1 point with flux NaN, null or beyond 1e16 dropped" in curve.notes
     assert "1 point of forced photometry at a detection's own time left out" in curve.notes
 
 
@@ -298,7 +298,7 @@ def test_ztf_alert(tmp_path: Path) -> None:
     assert curve.detected.all()
     assert "1 upper limit left out" in curve.notes
     assert "1 point in unknown band '4' dropped (accepted: g, r, i)" in curve.notes
-    assert "1 point with flux NaN, null or beyond 1e20 dropped" in curve.notes
+    assert "1 point with flux NaN, null or beyond 1e16 dropped" in curve.notes
 
 
 def test_ztf_alert_without_history_and_with_a_missing_field() -> None:

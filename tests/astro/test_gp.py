@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from astro.transients.gp import FEWEST, OK, TOO_FEW, Fit, fit, grid, trim
+from astro.transients.gp import OK, TOO_FEW, Fit, fit, grid, trim
 from astro.transients.gp_optimum import Scratch, covariance, likelihood, pad, start_values
-from astro.transients.lightcurve import WAVELENGTHS, LightCurve
+from astro.transients.lightcurve import MIN_POINTS, WAVELENGTHS, LightCurve
 
 LSST = "ugrizy"
 
@@ -243,7 +243,7 @@ def test_poor_objects_keep_their_row() -> None:
     silent = curve_of([0, 1, 2, 3], "grgr", [0, 0, 0, 0], 1.0)
     far = curve_of([0, 1, 2, 3], "grgr", [1e8, 2e8, 1e8, 3e8], 1e-3)
     fits = fit([empty, TOY, pair, silent, far])
-    assert [len(each) < FEWEST for each in (empty, pair)] == [True, True]
+    assert [len(each) < MIN_POINTS for each in (empty, pair)] == [True, True]
     assert [each.status for each in fits[:3]] == [TOO_FEW, OK, TOO_FEW]
     assert fits[2].ln_amplitude == pytest.approx(2 * np.log(30)) and np.isfinite(fits[2].log_likelihood)
     assert fits[3].status == "amplitude at its bound"

@@ -148,18 +148,18 @@ WRONG: dict[int, tuple[list[tuple[float, str, float, float]], str, bool, str]] =
     3: (good()[:2], TOO_FEW, False, ""),
     8: ([(60_000.0, band, 100.0, 5.0) for band in "ugriz"], TOO_FEW, False, ""),
     1: ([(t, b, 2.0, e) for t, b, _, e in good()], NEVER_DETECTED, True, ""),
-    7: (spoiled(good(), flux=np.nan), OK, True, "8 points with flux NaN, null or beyond 1e20 dropped"),
+    7: (spoiled(good(), flux=np.nan), OK, True, "8 points with flux NaN, null or beyond 1e16 dropped"),
     2: (
         [(t, b, np.nan, e) for t, b, _, e in good()],
         TOO_FEW,
         False,
-        "24 points with flux NaN, null or beyond 1e20 dropped",
+        "24 points with flux NaN, null or beyond 1e16 dropped",
     ),
     6: (
         spoiled(good(), flux_err=0.0),
         OK,
         True,
-        "8 points with error ≤ 0, NaN or beyond 1e20 dropped",
+        "8 points with error ≤ 0, NaN or beyond 1e16 dropped",
     ),
     5: (
         spoiled(good("gri"), band="w"),
@@ -468,3 +468,13 @@ def test_rows_of_a_table_are_known_before_it_is_read(tmp_path: Path, kind: str) 
     assert len(frame) / 4 < about_rows(path) < len(frame) * 4
     assert about_rows(path) == len(frame) or kind != "parquet"
     assert about_rows(tmp_path / "absent.csv") == 0
+
+
+def test_one_detection_far_from_every_other_point_is_no_curve(predictor: TransientsPredictor) -> None:
+    """Only what lies around the detections is classified, so that is what has to be enough."""
+    days = np.arange(60000.0, 63000.0, 100.0)
+    flux = np.where(np.arange(len(days)) == 7, 900.0, 1.0)
+    frame = pd.DataFrame({"id": "lone", "mjd": days, "band": "r", "flux": flux, "flux_err": 20.0})
+    table = predictor.table(read_frame(frame, ReadConfig(unit="nJy")))
+    assert table["status"][0] == TOO_FEW and table["class"][0] == "" and np.isnan(table["doubt"][0])
+    np.testing.assert_allclose(table[P].iloc[0], predictor.priors)

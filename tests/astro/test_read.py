@@ -298,13 +298,13 @@ def test_unknown_band(name: str) -> None:
 @pytest.mark.parametrize(
     "values, note",
     [
-        ({"flux_err": 0.0}, "1 point with error ≤ 0, NaN or beyond 1e20 dropped"),
-        ({"flux_err": -1.0}, "1 point with error ≤ 0, NaN or beyond 1e20 dropped"),
-        ({"flux_err": np.nan}, "1 point with error ≤ 0, NaN or beyond 1e20 dropped"),
-        ({"flux_err": np.inf}, "1 point with error ≤ 0, NaN or beyond 1e20 dropped"),
-        ({"flux": np.nan}, "1 point with flux NaN, null or beyond 1e20 dropped"),
-        ({"flux": None}, "1 point with flux NaN, null or beyond 1e20 dropped"),
-        ({"flux": "bad"}, "1 point with flux NaN, null or beyond 1e20 dropped"),
+        ({"flux_err": 0.0}, "1 point with error ≤ 0, NaN or beyond 1e16 dropped"),
+        ({"flux_err": -1.0}, "1 point with error ≤ 0, NaN or beyond 1e16 dropped"),
+        ({"flux_err": np.nan}, "1 point with error ≤ 0, NaN or beyond 1e16 dropped"),
+        ({"flux_err": np.inf}, "1 point with error ≤ 0, NaN or beyond 1e16 dropped"),
+        ({"flux": np.nan}, "1 point with flux NaN, null or beyond 1e16 dropped"),
+        ({"flux": None}, "1 point with flux NaN, null or beyond 1e16 dropped"),
+        ({"flux": "bad"}, "1 point with flux NaN, null or beyond 1e16 dropped"),
         ({"mjd": np.nan}, "1 point without a time dropped"),
         ({"band": None}, "1 point in unknown band (none given) dropped (accepted: u, g, r, i, z, y)"),
     ],
@@ -323,7 +323,7 @@ def test_too_few_points_and_one_epoch_keep_their_row() -> None:
     assert (
         first.status == TOO_FEW
         and len(first) == 0
-        and "4 points with flux NaN, null or beyond 1e20 dropped" in first.notes
+        and "4 points with flux NaN, null or beyond 1e16 dropped" in first.notes
     )
     once = frame(mjd=[60000.0] * 4 + [60000.0, 60001.0, 60002.0, 60003.0])
     assert [c.status for c in read_frame(once, NJY)] == [TOO_FEW, OK]

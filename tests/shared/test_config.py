@@ -27,6 +27,8 @@ from shared.errors import UsageError
 def test_scientific_notation_is_a_number() -> None:
     assert parse_yaml("lr: 1e-3", "x") == {"lr": 1e-3}
     assert parse_set("train.lr=3E-4") == (("train", "lr"), 3e-4)
+    with pytest.raises(UsageError, match=r"a\.b=\{c:1\}: no blank after the colon; c: 1 wanted"):
+        parse_set("a.b={c:1}")
 
 
 @pytest.mark.parametrize(
