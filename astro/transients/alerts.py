@@ -19,7 +19,7 @@ import numpy as np
 from astro.transients import photometry
 from astro.transients.avro import Schema, records
 from astro.transients.config_read import ReadConfig
-from astro.transients.history import DETECTION, FORCED, NEVER, Packet, Points, curves, learn
+from astro.transients.history import DETECTION, FORCED, Packet, Points, curves, learn
 from astro.transients.lightcurve import SOLAR_SYSTEM, UNREADABLE, ZERO_POINT, Floats, LightCurve
 from astro.transients.points import SNR_RULE, counted
 from shared.errors import Fault
@@ -111,10 +111,11 @@ def _lsst(record: Record, fallback: str, namespace: str) -> Packet:
     else:
         out.notes.append("missing required fields: diaSource.diaObjectId")
     scale = 1.0 if elasticc else float(photometry.factor(31.4))
-    _lsst_points(out, "prvDiaForcedSources", record.get("prvDiaForcedSources") or (), scale, FORCED)
-    _lsst_points(out, "prvDiaSources", record.get("prvDiaSources") or (), scale, DETECTION)
+    _lsst_points(out, "prvDiaForcedSources", _listed(record, "prvDiaForcedSources"), scale, FORCED)
+    _lsst_points(out, "prvDiaSources", _listed(record, "prvDiaSources"), scale, DETECTION)
     _lsst_points(out, "diaSource", [source], scale, DETECTION)
-    out.at = _known(next((source[n] for n in LSST_FIELDS["midpointMjdTai"] if n in source), None))
+    name = next((n for n in LSST_FIELDS["midpointMjdTai"] if n in source), "")
+    _dated(out, f"diaSource.{name}", source.get(name))
     for role, names in LSST_OBJECT.items():
         values = (float(about[n]) for n in names if about.get(n) is not None)
         value = next((each for each in values if each >= 0), None)  # −9 and NaN say that there is none
@@ -140,7 +141,13 @@ def _lsst_points(out: Packet, where: str, rows: Sequence[Record], scale: float, 
         if some:
             time, band, flux, error = ([row.get(name) for row in some] for name in names.values())
             f, e = _floats(flux) * scale, _floats(error) * scale
-            out.points.append(Points(_floats(time), band, f, e, rank, some is gone))
+            out.points.append(Points(_days(time), band, f, e, rank, some is gone))
+
+
+def _listed(record: Record, name: str) -> list[Record]:
+    """Empty where there is none; Parquet's lists come as arrays."""
+    rows = record.get(name)
+    return [] if rows is None else list(rows)
 
 
 def _floats(values: list[Any]) -> Floats:
@@ -150,10 +157,20 @@ def _floats(values: list[Any]) -> Floats:
     return out
 
 
-def _known(time: Any) -> float:
+def _days(time: list[Any], zero: float = 0.0) -> Floats:
+    """MJD, given from `zero`; NaN where that is no date of our time."""
+    mjd = _floats(time) - zero
+    return np.where(photometry.dated(mjd), mjd, np.nan)
+
+
+def _dated(out: Packet, field: str, time: Any, zero: float = 0.0) -> None:
     """A packet's own time; where there is none, every other packet's is later."""
-    value = float("nan" if time is None else time)
-    return value if np.isfinite(value) else NEVER
+    found = float(_days([time], zero)[0])
+    if not np.isnan(found):
+        out.at = found
+    elif time is not None and np.isfinite(time):
+        wanted = "a Julian date" if zero else "an MJD"
+        out.notes.append(f"cannot be a date: {field} {time:.10g}; {wanted} wanted")
 
 
 def _ztf(record: Record, fallback: str) -> Packet:
@@ -162,20 +179,23 @@ def _ztf(record: Record, fallback: str) -> Packet:
     out = Packet(str(record.get("objectId") or fallback), "ztf", common=(note,))
     if not record.get("objectId"):
         out.notes.append("missing required fields: objectId")
-    forced = record.get("fp_hists") or ()
-    if forced:
+    if forced := _listed(record, "fp_hists"):
         jd, fid, flux, error, zero = ([row.get(name) for row in forced] for name in _ZTF_FORCED)
         f = _floats(flux)
         scale = np.where(f > -99_998, photometry.factor(_floats(zero)), np.nan)
-        out.points.append(Points(_mjd(jd), fid, f * scale, _floats(error) * scale, FORCED))
+        out.points.append(
+            Points(_days(jd, photometry.JD_OFFSET), fid, f * scale, _floats(error) * scale, FORCED)
+        )
     candidate = record.get("candidate") or {}
-    out.at = _known(candidate.get("jd")) - photometry.JD_OFFSET
-    rows = _ztf_candidates(out, (*(record.get("prv_candidates") or ()), candidate))
+    _dated(out, "candidate.jd", candidate.get("jd"), photometry.JD_OFFSET)
+    rows = _ztf_candidates(out, (*_listed(record, "prv_candidates"), candidate))
     if rows:
         jd, fid, magnitude, error = ([row[name] for row in rows] for name in _ZTF_FIELDS[:4])
         f, e = photometry.from_magnitudes(_floats(magnitude), _floats(error))
         negative = [str(row.get("isdiffpos", "t")).lower() in ("f", "0", "false") for row in rows]
-        out.points.append(Points(_mjd(jd), fid, np.where(negative, -f, f), e, DETECTION))
+        out.points.append(
+            Points(_days(jd, photometry.JD_OFFSET), fid, np.where(negative, -f, f), e, DETECTION)
+        )
     return out
 
 
@@ -194,10 +214,6 @@ def _ztf_candidates(out: Packet, rows: Sequence[Record]) -> list[Record]:
     if len(kept) < len(whole):
         out.notes.append(f"{counted(len(whole) - len(kept), 'upper limit')} left out")
     return kept
-
-
-def _mjd(jd: list[Any]) -> Floats:
-    return _floats(jd) - photometry.JD_OFFSET
 
 
 # ---------------------------------------------------------------- many

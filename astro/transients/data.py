@@ -7,6 +7,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +182,10 @@ def among(curves: Sequence[LightCurve], trained_on: str) -> NDArray[np.bool_]:
     return np.logical_or(old[:, 0], old[:, 1])
 
 
+def without_redshift(curves: Sequence[LightCurve]) -> list[LightCurve]:
+    return [replace(curve, redshift=np.nan, redshift_error=np.nan) for curve in curves]
+
+
 class TransientsData(pl.LightningDataModule):
     """Loaders of one split; `curves` and `rows` say what went where."""
 
@@ -220,8 +225,21 @@ class TransientsData(pl.LightningDataModule):
         return self.objects(self.copies(self.config.train.copies))
 
     @cached_property
+    def val_curves(self) -> list[LightCurve]:
+        """Of the validation set."""
+        return self._partly_hidden(self.part("val"))
+
+    @cached_property
     def val_set(self) -> Objects:
-        return self.objects(self.part("val"))
+        return self.objects(self.val_curves)
+
+    def _partly_hidden(self, curves: Sequence[LightCurve]) -> list[LightCurve]:
+        """`curves`, the redshift of a random ``train.hide_redshift`` of them hidden: the network's training hides it
+        anew in each batch, so trees grow and answers are weighed on objects of both kinds as well."""
+        hidden = (
+            np.random.default_rng([self.config.seed, 1]).random(len(curves)) < self.config.train.hide_redshift
+        )
+        return [other if hide else one for one, other, hide in zip(curves, without_redshift(curves), hidden)]
 
     def objects(self, curves: Sequence[LightCurve]) -> Objects:
         data = self.config.data
@@ -231,7 +249,7 @@ class TransientsData(pl.LightningDataModule):
     def for_trees(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(N, F) numbers and (N,) labels of the training objects and as many copies as trees are grown on."""
         config = self.config
-        curves = self.copies(min(config.train.tree_copies, config.train.copies))
+        curves = self._partly_hidden(self.copies(min(config.train.tree_copies, config.train.copies)))
         bands, redshift = list(WAVELENGTHS[config.data.survey]), config.model.redshift != "none"
         inputs = self.train_set.inputs.take(slice(len(curves)))
         return numbers(curves, inputs, bands, redshift), self.labels(curves)

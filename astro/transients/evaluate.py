@@ -14,7 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData, among, reading_of, where
+from astro.transients.data import TransientsData, among, reading_of, where, without_redshift
 from astro.transients.explain import activation_maps
 from astro.transients.figures import (
     confusion_figure,
@@ -45,7 +45,7 @@ from shared.plots.style import save_png
 
 Labels = Any
 PARTLY = ("log_loss", "accuracy", "balanced_accuracy", "auc_macro", "ece")
-"""Scores of the network and of the trees alone."""
+"""Scores of the network alone, of the trees alone, and of both without any redshift."""
 SPLIT = ("seed", "data.validation", "data.test", "data.fold")
 """Of the configuration: what decides which objects a model was not trained on."""
 CONVENTIONS = (
@@ -103,6 +103,8 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     result.rates = _by_rates(predictor, labels, flat)
     if not predictor.config.model.trees and own:
         parts["trees"] = _other_trees(data, predictor, curves)
+    if predictor.model.with_redshift:
+        parts["without_redshift"], _ = _flat_probabilities(predictor, without_redshift(curves))
     result.metrics |= _alone(predictor, labels, parts)
     result.notes.append(
         f"ECE {result.metrics['network_ece']:.3f} of the network as trained, {metrics['ece']:.3f} after the validation "
@@ -187,7 +189,7 @@ def _scores(predictor: TransientsPredictor, labels: Labels, p: Floats, flat: Flo
 
 
 def _alone(predictor: TransientsPredictor, labels: Labels, parts: dict[str, Floats]) -> dict[str, float]:
-    """Of the network and of the trees, by the same conventions."""
+    """Of each of `parts`, by the same conventions."""
     out: dict[str, float] = {}
     for name, flat in parts.items():
         found = summary(labels, predictor.at_rates(flat, predictor.priors), predictor.classes)

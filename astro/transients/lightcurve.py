@@ -24,7 +24,7 @@ NEVER_DETECTED = "never detected"
 UNREADABLE = "unreadable"
 SOLAR_SYSTEM = "solar system object"
 STATUSES = (OK, TOO_FEW, NEVER_DETECTED, UNREADABLE, SOLAR_SYSTEM)
-"""What a light curve's `status` may say after reading; all but ok and never detected get the prior."""
+"""What a light curve's `status` may say after reading; all but ok get the class rates and no class."""
 MIN_POINTS = 3
 MARGIN = 50.0
 """Days before the first and after the last detection; what lies beyond is not classified."""

@@ -26,6 +26,8 @@ ztf: their Pan-STARRS 1 rows, the system ZTF's photometry is calibrated to.
 RV = 3.1
 JD_OFFSET = 2_400_000.5
 _UNIX_MJD = 40_587.0
+DATED = (1e4, 1e5)
+"""MJD of 1886 and 2132"""
 _DAY = 86_400.0
 _ABSENT_MAGNITUDE = 90.0
 """Magnitudes are 99, 999, −99 or 0 where there is none."""
@@ -94,6 +96,11 @@ def guess_time(time: Floats) -> str | None:
         return "mixed"
     low, high = float(finite.min()), float(finite.max())
     return next((kind for kind, (a, b) in _RANGES.items() if a <= low and high < b), None)
+
+
+def dated(mjd: Floats | float) -> NDArray[np.bool_]:
+    """Whether each is a date of our time; a Julian date, seconds and a placeholder are none."""
+    return (np.asarray(mjd) > DATED[0]) & (np.asarray(mjd) < DATED[1])
 
 
 def to_mjd(time: Floats, kind: str) -> Floats:

@@ -122,7 +122,7 @@ def usable(rows: Rows, objects: Objects, survey: str) -> NDArray[np.bool_]:
         note(objects, rows.code[rows.band == -1 - index], f"in unknown band {name} dropped {accepted}")
     with np.errstate(invalid="ignore"):
         checks = (
-            ("without a time dropped", np.isfinite(rows.time)),
+            ("without a date dropped", np.isfinite(rows.time)),
             ("with flux NaN, null or beyond 1e16 dropped", np.abs(rows.flux) < LARGEST),
             ("with error ≤ 0, NaN or beyond 1e16 dropped", (rows.error > 0) & (rows.error < LARGEST)),
         )

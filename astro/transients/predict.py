@@ -19,7 +19,7 @@ from astro.transients.config_read import ReadConfig
 from astro.transients.decide import doubt, with_priors
 from astro.transients.explain import WHY, why
 from astro.transients.grids import fitted
-from astro.transients.lightcurve import NEVER_DETECTED, OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
+from astro.transients.lightcurve import OK, UNREADABLE, WAVELENGTHS, Floats, LightCurve
 from astro.transients.read import Reading, files_in, read_alerts, read_all, read_text, stem
 from astro.transients.tables import about_rows
 from astro.transients.threads import in_threads
@@ -200,7 +200,7 @@ class TransientsPredictor(Predictor):
         """Rows that can be classified, and every object's status."""
         rows, status = [], [curve.status for curve in curves]
         for i, curve in enumerate(curves):
-            if curve.status not in (OK, NEVER_DETECTED):
+            if curve.status != OK:
                 continue
             if set(map(str, curve.band)) & set(WAVELENGTHS[self.config.data.survey]):
                 rows.append(i)

@@ -17,9 +17,6 @@ from astro.transients.surveys import LAYOUTS, TABLE
 from astro.transients.tables import Table, invalid
 from shared.errors import Fault
 
-DATED = (1e4, 1e5)
-"""MJD of 1886 and 2132"""
-
 
 class Reader(Columns):
     """One reading of one table: `read` once, then `notes` and `faults` (warnings) say what was decided."""
@@ -180,9 +177,9 @@ class Reader(Columns):
     def _dated(self, name: str, mjd: Floats) -> Floats:
         """`mjd`, NaN where it says that there is none: 0 or −999, or ages later, among dates of our time."""
         middle = np.nanmedian(mjd) if np.isfinite(mjd).any() else np.nan
-        if not DATED[0] < middle < DATED[1]:
+        if not photometry.dated(middle):
             return mjd
-        odd = (mjd <= 0) | (mjd >= DATED[1])
+        odd = (mjd <= 0) | (mjd >= photometry.DATED[1])
         if odd.any():
             self.say(f"{int(odd.sum()):,} times in {name} are no dates: their points left out")
         return np.where(odd, np.nan, mjd)

@@ -22,9 +22,10 @@ LIMITS = (
 )
 
 
+HIDDEN = {"without_redshift_": "the first, redshifts hidden"}
 PARTS: dict[bool, dict[str, str]] = {
-    True: {"": "both", "network_": "network alone", "trees_": "boosted trees alone"},
-    False: {"": "network", "trees_": "boosted trees on summary numbers"},
+    True: {"": "both", "network_": "network alone", "trees_": "boosted trees alone", **HIDDEN},
+    False: {"": "network", "trees_": "boosted trees on summary numbers", **HIDDEN},
 }
 
 

@@ -21,10 +21,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from astro.transients import photometry
 from astro.transients.alerts import LSST_OBJECT, Record, packet_of, packets_in
 from astro.transients.avro import Schema
 from astro.transients.history import POINT, History, Key, Packet, curves, learn
-from astro.transients.lightcurve import STATUSES, WAVELENGTHS
+from astro.transients.lightcurve import STATUSES, UNREADABLE, WAVELENGTHS
 from astro.transients.predict import TransientsPredictor
 from astro.transients.read import files_in
 from astro.transients.tables import AVRO, invalid
@@ -73,10 +74,14 @@ class Stream:
         """Learn from `packets`, one or many, and classify the objects they are about, all together.
 
         `namespace` is the schema's of records that come decoded (``elasticc.v0_9_1``: another zero point than LSST's).
-        A packet that cannot be read is a fault, and the rest goes on; one that names no object is not kept.
+        A packet that cannot be read is a fault, and the rest goes on; one that names no object is not kept. Raises
+        `TypeError` for what is no delivery, a DataFrame above all.
         """
         faults: list[Fault] = []
         several = [packets] if isinstance(packets, (Mapping, bytes, str, Path)) else packets
+        if isinstance(several, pd.DataFrame) or not isinstance(several, Iterable):
+            found = type(packets).__name__
+            raise TypeError(f"packets: a {found}; records, bytes or paths, one or a list of them, wanted")
         heard = []
         for packet, name in self._packets(several, namespace, faults):
             missing = [note for note in packet.notes if note.startswith(("missing", "cannot"))]
@@ -85,7 +90,8 @@ class Stream:
                 faults.append(Fault(name, found, "diaObjectId, ssObjectId or objectId", "not kept"))
                 continue
             if missing:
-                wanted, mend = "an alert of LSST, ELAsTiCC or ZTF", "what else it says was taken"
+                wanted, taken = "an alert of LSST, ELAsTiCC or ZTF", packet.status != UNREADABLE
+                mend = "what else it says was taken" if taken else "nothing of it was taken"
                 found = f"object {packet.id}: {'; '.join(missing)}"
                 faults.append(Fault(name, found, wanted, mend, severity="warning"))
             heard.append((packet, ""))
@@ -190,7 +196,7 @@ def _histories(batch: pa.RecordBatch) -> Iterator[History]:
         if column.null_count or not column.value_lengths().equals(batch.column("time").value_lengths()):
             raise ValueError(f"{name}: not as many as times")
         points[name] = column.flatten().to_numpy(zero_copy_only=False)
-    fine = np.isfinite(points["time"]) & np.isfinite(points["flux"]) & np.isfinite(points["error"])
+    fine = photometry.dated(points["time"]) & np.isfinite(points["flux"]) & np.isfinite(points["error"])
     if not (fine & (points["error"] > 0) & (points["band"] >= 0) & (points["rank"] >= 0)).all():
         raise ValueError("measurements that cannot be")
     edges = np.cumsum([0, *sizes])

@@ -82,7 +82,7 @@ def fit(config: TransientsConfig, task: TransientsTask, data: TransientsData, co
     if model.grown is not None:
         context.say("growing boosted trees on summary numbers")
         model.grown.put(grow(*data.for_trees(), config))
-    curves, rates = data.part("val"), np.maximum(data.counts(), 1) / sum(data.counts())
+    curves, rates = data.val_curves, np.maximum(data.counts(), 1) / sum(data.counts())
     model.fit_pool(
         _logits(model, data.val_set), model.tree_logs(curves, data.val_set.inputs), data.labels(curves), rates
     )

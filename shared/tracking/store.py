@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import EnvironmentUnfit
+from shared.io.atomic import atomic_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,6 +89,8 @@ def connect() -> Store:
         try:
             from mlflow import MlflowClient
 
+            if folder is not None:
+                _make(uri)
             client = MlflowClient(
                 tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI", "").strip() or uri
             )
@@ -101,7 +104,7 @@ def _database_folder(uri: str) -> Path | None:
     """Folder of a sqlite file, made sure of; None for servers. Raises `EnvironmentUnfit`."""
     if not uri.startswith("sqlite:///"):
         return None
-    path = Path(uri.removeprefix("sqlite:///").split("?")[0])
+    path = _file(uri)
     folder = path.parent.absolute()
     if not folder.is_dir():
         raise EnvironmentUnfit(f"{uri}: {folder} is not a folder; an existing one wanted; create it")
@@ -110,6 +113,23 @@ def _database_folder(uri: str) -> Path | None:
             f"{uri}: not writable; a store you may write wanted; change to another folder or set MLFLOW_TRACKING_URI"
         )
     return folder
+
+
+def _make(uri: str) -> None:
+    """An absent sqlite file with its schema, complete or not at all: one whose making was killed midway never opens."""
+    from mlflow import MlflowClient
+
+    path = _file(uri)
+    if not path.exists() and "?" not in uri:
+        for left in path.parent.glob(f".{path.name}.*.tmp*"):  # by one that was killed; the lock is ours
+            left.unlink()
+        with atomic_path(path) as draft:
+            MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+
+
+def _file(uri: str) -> Path:
+    """Of a sqlite store."""
+    return Path(uri.removeprefix("sqlite:///").split("?")[0])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from astro.transients.alerts import _pruned, packet_of, raw_alert, read_alert
 from astro.transients.avro import Schema, records
-from astro.transients.history import Packet, curves, learn
+from astro.transients.history import NEVER, Packet, curves, learn
 from astro.transients.lightcurve import OK, SOLAR_SYSTEM, TOO_FEW, UNREADABLE
 from astro.transients.read import ReadConfig, read_all, read_path
 from shared.errors import DataInvalid
@@ -307,6 +307,28 @@ def test_ztf_alert_without_history_and_with_a_missing_field() -> None:
     del record["candidate"]["magpsf"]
     packet = packet_of(record, "x")
     assert packet.status == UNREADABLE and packet.notes == ["missing required fields: candidate.magpsf"]
+
+
+@pytest.mark.parametrize("time", [60003.0, -1.0, 1e30, 0.0])
+def test_a_julian_date_that_is_none_costs_its_point_and_is_told(time: float) -> None:
+    record = ztf_record()
+    record["candidate"]["jd"] = record["fp_hists"][0]["jd"] = time
+    packet = packet_of(record, "x")
+    assert packet.at == NEVER
+    assert packet.notes[0] == f"cannot be a date: candidate.jd {time:.10g}; a Julian date wanted"
+    curve = read_alert(record)
+    assert curve.time.tolist() == [60001.0, 60002.0]
+    assert "2 points without a date dropped" in curve.notes
+
+
+def test_lists_may_be_arrays() -> None:
+    """As Parquet's columns of lists are read."""
+    for record in (lsst_record(NEW), ztf_record()):
+        rows = {name: np.array(each) if isinstance(each, list) else each for name, each in record.items()}
+        assert any(isinstance(each, np.ndarray) for each in rows.values())
+        one, two = read_alert(rows), read_alert(record)
+        np.testing.assert_array_equal(one.time, two.time)
+        assert (one.status, one.notes) == (two.status, two.notes) and one.status == OK
 
 
 def test_mixed_surveys_stay_in_order(tmp_path: Path) -> None:

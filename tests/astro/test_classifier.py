@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from astro.transients.grids import inputs_of
 from astro.transients.losses import TransientLoss
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
-from astro.transients.sample import CLASSES, simulate
-from astro.transients.task import TransientsTask, grow
+from astro.transients.sample import CLASSES, simulate, to_frame
+from astro.transients.task import TransientsTask, fit, grow
 from astro.transients.trees import Trees
 from pipelines.export import export
 from shared.bundle import Bundle
 from shared.errors import ModelUnusable
+from shared.training.fit import FitResult
 
 K = 4
 RATES = np.array([0.6, 0.2, 0.15, 0.05])
@@ -317,6 +319,41 @@ def test_other_losses_answer_at_equal_rates_as_they_are(imbalance: str) -> None:
     task = TransientsTask(config)
     task.learn_from(TransientsData(config))
     assert (task.network.log_rates == 0).all()
+
+
+def test_training_hides_redshifts() -> None:
+    sets = ("data.simulated=60", "data.grid=8", "model.redshift=channels", "train.hide_redshift=1")
+    config = PIPELINE.complete(PIPELINE.resolve("smoke", sets=sets))
+    data, task = TransientsData(config), TransientsTask(config)
+    task.learn_from(data)
+    task.eval()
+    inputs, labels = data.train_set.inputs, data.train_set.labels
+    assert inputs.redshift.isfinite().any()
+    none = inputs._replace(redshift=torch.full_like(inputs.redshift, torch.nan))
+    torch.testing.assert_close(
+        task.training_step((inputs, labels), 0), task.loss(task.network.network(none), labels)
+    )
+
+
+def test_answers_are_weighed_at_the_training_sets_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curves = [
+        c for i, c in enumerate(simulate(90, 1)) if c.label == "agn" or (c.label == "flare" and i % 12 < 6)
+    ]
+    to_frame(curves).to_csv(tmp_path / "some.csv", index=False)
+    sets = ("data.grid=8", "train.copies=0", "data.smallest_class=2")
+    config = PIPELINE.complete(PIPELINE.resolve("smoke", sets=(f"data.path={tmp_path}/some.csv", *sets)))
+    data, task, asked = TransientsData(config), TransientsTask(config), []
+    trained = FitResult(task.network.state_dict(), {}, {}, 1, 1, 0.0)
+    monkeypatch.setattr("astro.transients.task.general_fit", lambda *_: trained)
+    monkeypatch.setattr(Classifier, "fit_pool", lambda *args: asked.append(args[1:]))
+    fit(config, task, data, SimpleNamespace(say=lambda _: None))
+    ((_, trees, labels, rates),) = asked
+    counts = np.bincount(data.labels(data.part("train")))
+    assert counts[0] > counts[1] > 0
+    np.testing.assert_allclose(rates, counts / counts.sum())
+    assert len(labels) == len(trees) == len(data.part("val"))
 
 
 def test_trees_count_every_class_alike() -> None:

@@ -12,10 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astro.transients.config import TransientsConfig, TransientsDataConfig
-from astro.transients.data import TransientsData, check, infer, kept_classes, marks, reading_of, split
-from astro.transients.lightcurve import TOO_FEW, LightCurve
+from astro.transients.data import (
+    TransientsData,
+    check,
+    infer,
+    kept_classes,
+    marks,
+    reading_of,
+    split,
+    without_redshift,
+)
+from astro.transients.features import number_names, numbers
+from astro.transients.grids import inputs_of
+from astro.transients.lightcurve import TOO_FEW, WAVELENGTHS, LightCurve
+from astro.transients.metrics import recalls
 from astro.transients.pipeline import PIPELINE
 from astro.transients.sample import CLASSES, simulate, to_frame
+from astro.transients.task import grow
 from shared.errors import DataInvalid, UsageError
 from shared.training.loader import Draw
 
@@ -197,6 +210,29 @@ def test_first_copies_are_the_same_whatever_their_number(table: Path) -> None:
     assert [curve.label for curve in many] == [curve.label for curve in own] * 4
     again = TransientsData(config_of(table, "seed=1"))
     assert [len(c) for c in again.copies(1)] != [len(c) for c in few]
+
+
+def test_trees_and_validation_see_objects_without_a_redshift_too() -> None:
+    data = TransientsData(config_of(None, "data.simulated=240", "data.grid=8", "model.redshift=tokens"))
+    bands = list(WAVELENGTHS["lsst"])
+    names = number_names(bands, redshift=True)
+    (x, y), own = data.for_trees(), data.part("train")
+    z = x[:, names.index("redshift")]
+    told = np.array([np.isfinite(curve.redshift) for curve in own * (len(x) // len(own))])
+    assert not np.isfinite(z[~told]).any() and 0.6 < np.isfinite(z[told]).mean() < 0.8
+    # All that is made of a redshift goes with it, and nothing else.
+    row = int(np.flatnonzero(told & ~np.isfinite(z))[0])
+    curve = replace(data.copies(4)[row], redshift=np.nan, redshift_error=np.nan)
+    inputs = data.train_set.inputs.take(slice(row, row + 1))
+    np.testing.assert_array_equal(x[row], numbers([curve], inputs, bands, True)[0])
+    hidden = np.isnan([curve.redshift for curve in data.val_curves])
+    assert hidden.sum() > np.isnan([curve.redshift for curve in data.part("val")]).sum()
+    np.testing.assert_array_equal(hidden, data.val_set.inputs.redshift[:, 0].isnan().numpy())
+    # So they know every class without one.
+    new = without_redshift(simulate(120, 77))
+    inputs = inputs_of(new, "lsst", 8)
+    given = grow(x, y, data.config).probabilities(numbers(new, inputs, bands, True)).argmax(1)
+    assert recalls(data.labels(new), np.eye(6)[given]).min() > 0.3
 
 
 def test_train_set_holds_objects_and_copies_in_that_order(table: Path) -> None:

@@ -105,6 +105,10 @@ def test_redshifts_decide_where_fluxes_do_not(redshift: str) -> None:
     unknown[:, 2:] = -1
     assert fitted.score(X[90:], y[90:]) > 0.95
     assert 0.3 < fitted.score(unknown, y[90:]) < 0.7
+    # All hidden in training, they decide nothing.
+    settings = {**FAST, "redshift": redshift, "hide_redshift": 1.0}
+    one, two = (T2Classifier(**settings).fit(each, y[90:]) for each in (X[90:], unknown))
+    np.testing.assert_allclose(one.predict_proba(unknown), two.predict_proba(unknown), atol=1e-5)
 
 
 @pytest.mark.parametrize("flux", ["robust", "arcsinh", "object"])

@@ -17,7 +17,7 @@ from PIL import Image
 from astro.transients import evaluate as module
 from astro.transients.classifier import Classifier
 from astro.transients.config import TransientsConfig
-from astro.transients.data import TransientsData, reading_of
+from astro.transients.data import TransientsData, reading_of, without_redshift
 from astro.transients.evaluate import CONVENTIONS, TransientsEvaluation, evaluate
 from astro.transients.grids import inputs_of, until
 from astro.transients.lightcurve import TOO_FEW, LightCurve
@@ -25,7 +25,7 @@ from astro.transients.metrics import bootstrap, recalls, reliability
 from astro.transients.pipeline import PIPELINE
 from astro.transients.predict import TransientsPredictor
 from astro.transients.report import add_sections, card_text
-from astro.transients.sample import simulate, to_frame
+from astro.transients.sample import CLASSES, simulate, to_frame
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, UsageError
 from shared.pipeline import DataFacts
@@ -34,6 +34,7 @@ from shared.training.fit import FitContext
 from tests.astro.bundles import random_bundle
 
 SETS = ("threads=1", "data.simulated=120", "data.left_out=[flare]", "train.epochs=2", "data.grid=16")
+PARTS = ("time", "band", "flux", "error", "detected")
 KNOWN = ("agn", "microlensing", "periodic", "plateau", "supernova")
 
 
@@ -235,6 +236,33 @@ def test_pictures(done: Done) -> None:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"))
         assert min(pixels.shape) > 300 and pixels.std() > 5
+    order = [row["object"] for row in sorted(done.found.table, key=lambda row: row["p_label"])]
+    assert list(dict.fromkeys(row["id"] for row in done.found.hangs_on)) == [order[0], order[10], order[-1]]
+
+
+def test_a_model_with_redshift_is_also_scored_without_and_its_map_is_that_of_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = random_bundle(tmp_path / "bundle", grid=16, redshift="tokens")
+    curves, drawn = simulate(24, 5), []
+
+    def curve_figure(*args: Any) -> Any:
+        drawn.append(args[3].shape)
+        return module.days_figure([])
+
+    monkeypatch.setattr(module, "curve_figure", curve_figure)
+    config = over(bundle.config(TransientsConfig), "data", path=written(tmp_path / "some.csv", curves))
+    found = evaluate(bundle, config, tmp_path / "out")
+    assert drawn == [(3, 16)], "steps of the redshift on the picture"
+    p = TransientsPredictor(bundle, {"rates": "flat"}).probabilities(without_redshift(curves))
+    labels = [CLASSES.index(str(curve.label)) for curve in curves]
+    wanted = sklearn.metrics.log_loss(labels, p, labels=range(len(CLASSES)))
+    assert found.metrics["without_redshift_log_loss"] == pytest.approx(wanted, rel=1e-6)
+    assert found.metrics["log_loss"] != pytest.approx(wanted, rel=1e-3)
+    report = Report("transients", "")
+    add_sections(report, config, found)
+    report.write(tmp_path / "report.html")
+    assert "redshifts hidden" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_report_and_card(done: Done, tmp_path: Path) -> None:
@@ -346,9 +374,9 @@ def test_distances_are_to_the_training_parts_classes(done: Done) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_objects_trained_on_are_left_out_of_other_data(done: Done, tmp_path: Path) -> None:
-    """Also where points were added to them since."""
+    """Also where points were added to them since, after them or before."""
     used = [done.data.curves[i] for i in (*done.data.rows["train"][:6], *done.data.rows["val"][:2])]
-    used[0] = altered_tail(used[0])
+    used[0], used[1] = altered_tail(used[0]), earlier(used[1])
     new = [curve for curve in simulate(24, 77) if curve.label != "flare"]
     path = written(tmp_path / "both.csv", [*used, *new, done.test[0]])
     found = evaluate(done.bundle, over(done.config, "data", path=path), tmp_path / "out")
@@ -367,6 +395,14 @@ def altered_tail(curve: LightCurve) -> LightCurve:
     time, flux = curve.time.copy(), curve.flux.copy()
     time[-1], flux[-1] = time[-1] + 1, 2 * flux[-1] + 10
     return replace(curve, time=time, flux=flux)
+
+
+def earlier(curve: LightCurve) -> LightCurve:
+    """With forced photometry of a week before."""
+    first = {name: np.insert(getattr(curve, name), 0, getattr(curve, name)[0]) for name in PARTS}
+    first["time"][0] -= 7
+    first["flux"][0], first["detected"][0] = 0.0, False
+    return replace(curve, **first)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -113,6 +113,8 @@ def test_reliability_of_a_forecaster_that_is_right() -> None:
     found = reliability(y, np.stack([p, 1 - p], 1))
     assert found.ece < 0.02 and found.number.sum() == len(p)
     assert reliability([0, 1], [[1.0, 0.0], [1.0, 0.0]]).ece == pytest.approx(0.5)
+    # In one bin of fifteen each, .60 to .67 and on to .73: (1 − .61 + .69) / 2; as one bin it were .15.
+    assert reliability([0, 1], [[0.61, 0.39], [0.69, 0.31]]).ece == pytest.approx(0.54)
 
 
 def test_priors() -> None:
@@ -124,6 +126,8 @@ def test_priors() -> None:
     )
     np.testing.assert_allclose(with_priors(likelihood, survey + 0.1, survey + 0.1), likelihood)
     np.testing.assert_allclose(with_priors([[0.0, 0, 1]], balanced, survey), [survey])
+    untrained = with_priors([[0.5, 0.5]], [0.0, 1.0], [0.3, 0.7])
+    np.testing.assert_allclose(untrained, [[0.5 / 0.85, 0.35 / 0.85]])
 
 
 def test_doubt_is_higher_for_what_no_class_resembles() -> None:

@@ -147,7 +147,7 @@ WRONG: dict[int, tuple[list[tuple[float, str, float, float]], str, bool, str]] =
     9: (good(), OK, True, ""),
     3: (good()[:2], TOO_FEW, False, ""),
     8: ([(60_000.0, band, 100.0, 5.0) for band in "ugriz"], TOO_FEW, False, ""),
-    1: ([(t, b, 2.0, e) for t, b, _, e in good()], NEVER_DETECTED, True, ""),
+    1: ([(t, b, 2.0, e) for t, b, _, e in good()], NEVER_DETECTED, False, ""),
     7: (spoiled(good(), flux=np.nan), OK, True, "8 points with flux NaN, null or beyond 1e16 dropped"),
     2: (
         [(t, b, np.nan, e) for t, b, _, e in good()],

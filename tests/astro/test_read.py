@@ -214,7 +214,7 @@ def test_absent_dates_and_sentinels_among_times() -> None:
     dates = pd.to_datetime(["2023-02-25", "2023-02-26", "2023-02-27", None] * 2)
     first = read_frame(frame(mjd=dates), NJY)[0]
     assert (
-        first.time.tolist() == [60000.0, 60001.0, 60002.0] and "1 point without a time dropped" in first.notes
+        first.time.tolist() == [60000.0, 60001.0, 60002.0] and "1 point without a date dropped" in first.notes
     )
     for odd in (0.0, -999.0, 2e6):
         first = read_frame(put(frame(), 0, mjd=odd), NJY)[0]
@@ -305,7 +305,7 @@ def test_unknown_band(name: str) -> None:
         ({"flux": np.nan}, "1 point with flux NaN, null or beyond 1e16 dropped"),
         ({"flux": None}, "1 point with flux NaN, null or beyond 1e16 dropped"),
         ({"flux": "bad"}, "1 point with flux NaN, null or beyond 1e16 dropped"),
-        ({"mjd": np.nan}, "1 point without a time dropped"),
+        ({"mjd": np.nan}, "1 point without a date dropped"),
         ({"band": None}, "1 point in unknown band (none given) dropped (accepted: u, g, r, i, z, y)"),
     ],
 )

@@ -281,6 +281,30 @@ def _alert(at: float, forced: dict[str, Any] | None = None, **about: Any) -> dic
     }
 
 
+@pytest.mark.parametrize("at", [2_460_001.5, 1e30, -1.0])
+def test_an_alert_without_a_date_is_never_the_latest(predictor: TransientsPredictor, at: float) -> None:
+    stream, straight = Stream(predictor), Stream(predictor)
+    odd = _alert(at, {"psfFlux": 5.0}, hostgal_zphot=0.9)
+    rest = [_alert(60_001.0, hostgal_zphot=0.1), _alert(60_002.0, {"psfFlux": 2000.0})]
+    rows, faults = stream.update([odd, *rest])
+    straight.update(rest)
+    assert state(stream) == state(straight) and rows["points"].tolist() == [3]
+    assert [str(fault) for fault in faults] == [
+        f"packets[0]: object 7: cannot be a date: diaSource.midpointMjdTai {at:.10g}; an MJD wanted; "
+        "an alert of LSST, ELAsTiCC or ZTF; what else it says was taken"
+    ]
+    assert "cannot be a date" in rows["notes"][0]
+    assert "cannot be a date" not in stream.update(_alert(60_002.5)).rows["notes"][0]  # of this update alone
+    assert stream.forget_before(60_003.0) == 1
+
+
+@pytest.mark.parametrize("packets", [None, 5, pd.DataFrame({"a": [1]})])
+def test_what_is_no_delivery_is_refused_in_a_line(predictor: TransientsPredictor, packets: Any) -> None:
+    wanted = rf"packets: a {type(packets).__name__}; records, bytes or paths, one or a list of them, wanted"
+    with pytest.raises(TypeError, match=wanted):
+        Stream(predictor).update(packets)
+
+
 @pytest.mark.parametrize("turn", [1, -1])
 @pytest.mark.parametrize(
     "later, flux",
@@ -372,7 +396,7 @@ def test_a_broken_packet_is_one_line_and_stops_nothing(
     assert dict(zip(rows["id"], rows["status"]))["8"] == UNREADABLE
     del stream.histories[("lsst", "8")]
     assert state(stream) == state(straight)
-    kept, named = "what else it says was taken", "diaObjectId, ssObjectId or objectId; not kept"
+    kept, named = "nothing of it was taken", "diaObjectId, ssObjectId or objectId; not kept"
     fields = [f"missing required fields: {w}.psfFlux" for w in ("prvDiaForcedSources", "prvDiaSources")]
     said = [str(fault) for fault in faults]
     assert said[0] == (

@@ -62,6 +62,14 @@ def test_scaling_is_median_and_interquartile_range() -> None:
     np.testing.assert_allclose(model.z_centre, np.median(data.redshift[1:], axis=0), rtol=1e-5)
 
 
+def test_deviations_are_scaled_as_small_changes_of_the_mean_are() -> None:
+    model, data = network(flux="arcsinh", channels=("mean", "sd")), inputs()
+    mean, sd = model.scaled(data)
+    step = 1e-3
+    above, _ = model.scaled(data._replace(mean=data.mean + step * data.sd))
+    torch.testing.assert_close((above - mean) / step, sd, rtol=0.02, atol=1e-3)
+
+
 def test_redshift_and_error_have_a_token_each() -> None:
     data, model = inputs(), network(redshift="tokens")
     x = model.assemble(data)
@@ -140,6 +148,9 @@ def test_activation_maps() -> None:
     # Before scaling they add up to what the class got.
     raw = model.features(data).transpose(1, 2) @ model.head.weight.T
     torch.testing.assert_close(raw.mean(1) + model.head.bias, model(data), rtol=0, atol=1e-5)
+    high, low = raw.amax(1, keepdim=True), raw.amin(1, keepdim=True)
+    scaled = (raw - low) / (high - low)
+    torch.testing.assert_close(maps, scaled / scaled.sum(1, keepdim=True))
 
 
 def test_occlusion_finds_the_band_and_the_epoch() -> None:

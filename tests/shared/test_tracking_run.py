@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -42,6 +43,25 @@ def test_default_store_lies_in_the_working_directory(store: Store, folder: Path)
     assert start(store).finish("FINISHED") is None
     run = store.client.search_runs([store.experiment("toy")])[0]
     assert run.info.artifact_uri.startswith(str(folder / "mlruns"))
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, mlflow\n"
+        "from shared.tracking.store import connect\n"
+        "mlflow.MlflowClient.search_experiments = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "connect()"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists() and list(tmp_path.glob(".mlflow.db.*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert connect().experiment("toy") == "1"
+    assert not list(tmp_path.glob(".mlflow.db.*"))
 
 
 def test_everything_logged_comes_back(store: Store, tmp_path: Path) -> None:
