@@ -37,6 +37,7 @@ def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str 
         label=f"{GOOD:.0%} of the way to {best_is}",
     )
     axes.set_xlabel("episode in context (weights never change)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("normalised return")
     axes.set_ylim(min(-0.05, float(by_task.min())), 1.05)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
