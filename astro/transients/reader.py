@@ -12,7 +12,7 @@ from astro.transients.columns import EXACT, Columns, banded, last_rows, names_of
 from astro.transients.config_read import ReadConfig
 from astro.transients.fluxes import read_fluxes
 from astro.transients.lightcurve import Floats, LightCurve
-from astro.transients.points import SNR_RULE, Ints, Objects, Rows, curves_of
+from astro.transients.points import SNR_RULE, Ints, Objects, Rows, counted, curves_of
 from astro.transients.surveys import LAYOUTS, TABLE
 from astro.transients.tables import Table, invalid
 from shared.errors import Fault
@@ -138,6 +138,11 @@ class Reader(Columns):
             of_object = np.full(len(objects.ids), -1)
             here = np.flatnonzero((kind_code >= 0) & (code >= 0))[::-1]
             of_object[code[here]] = kind_code[here]
+            if odd := len(set(code[here[kind_code[here] != of_object[code[here]]]])):
+                found = f"{counted(odd, 'object')} whose rows have several labels"
+                self.faults.append(
+                    Fault(self.source, found, "", "the first counts", field=name, severity="warning")
+                )
         family = self.layout.name.removesuffix("_reduced")
         raw = self.config.labels == "raw"
         classes = [kind if raw else surveys.class_of(family, kind) for kind in kinds]

@@ -265,6 +265,15 @@ def test_an_object_twice_in_the_metadata_is_said() -> None:
     assert "1 rows of the metadata on objects that have one already" in str(found.faults[0])
 
 
+def test_several_labels_of_an_object_are_said() -> None:
+    table = frame(zp=27.5, label=["Ia", "Ia", "II", "Ib", None, "II", "II", "II"])
+    found = _read(Columns(table), ReadConfig(), None, "x")
+    assert [c.label for c in found.curves] == ["Ia", "II"]
+    assert [str(fault) for fault in found.faults] == [
+        "x:label: 1 object whose rows have several labels; the first counts"
+    ]
+
+
 def test_unsorted_times_are_sorted_once_and_said() -> None:
     table = frame(mjd=[60002.0, 60001.0, 60000.0, 60003.0, 60000.0, 60001.0, 60002.0, 60003.0])
     first, second = read_frame(table, NJY)
