@@ -113,8 +113,8 @@ def test_reliability_of_a_forecaster_that_is_right() -> None:
     found = reliability(y, np.stack([p, 1 - p], 1))
     assert found.ece < 0.02 and found.number.sum() == len(p)
     assert reliability([0, 1], [[1.0, 0.0], [1.0, 0.0]]).ece == pytest.approx(0.5)
-    # In one bin of fifteen each, .60 to .67 and on to .73: (1 − .61 + .69) / 2; as one bin it were .15.
-    assert reliability([0, 1], [[0.61, 0.39], [0.69, 0.31]]).ece == pytest.approx(0.54)
+    # In one bin of fifteen each, .53 to .60 and on to .67: (1 − .61 + .54) / 2; in one bin it were .075.
+    assert reliability([0, 1], [[0.61, 0.39], [0.54, 0.46]]).ece == pytest.approx(0.465)
 
 
 def test_priors() -> None:
