@@ -18,10 +18,10 @@ from shared.errors import DataInvalid, Fault
 def check(path: Path) -> list[Fault]:
     """Faults and warnings of the store at `path`, task by task; [] when there is none. Reads all of it."""
     try:
-        store = Store(path)
+        store = Store(path, strict=False)
     except DataInvalid as err:
         return err.faults
-    faults: list[Fault] = []
+    faults = list(store.faults)
     if any(parts_folder(store.path).glob("part-*.h5")):
         found = f"a collection was not finished: {len(store):,} histories of {len(store.tasks)} tasks so far"
         faults.append(_fault(path, found, "a finished one", "repeat the command to resume", warn=True))

@@ -324,6 +324,34 @@ def ragged(path: Path) -> None:
         file["0/rewards"] = np.zeros((3, 11), np.float32)
 
 
+def put(name: str, values: Any) -> Callable[[Path], None]:
+    """A dataset of task 0 is another one; a group for {}."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file["0"][name]
+            if isinstance(values, dict):
+                file["0"].create_group(name)
+            else:
+                file["0"][name] = values
+
+    return damage
+
+
+def without_rows(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        for name in list(file["0"]):
+            rows = file["0"][name][:0]
+            del file["0"][name]
+            file["0"][name] = rows
+
+
+def no_group(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["0"]
+        file["0"] = np.zeros(3)
+
+
 def newer(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["version"] = 9
@@ -379,6 +407,27 @@ NO_MAPPING, NO_ATTRIBUTE = (
         (emptied, "s.h5: holds no history; at least one task; collect again"),
         (without_rewards, "s.h5:0: no dataset rewards; it; collect again"),
         (ragged, "s.h5:0: rewards is (3, 11), obs (3, 12); (history, step)"),
+        (put("history", 0), "s.h5:0: history is (); one for each history; collect again"),
+        (put("history", [0, 1]), "s.h5:0: history is (2,), obs (3, 12); one for each history"),
+        (put("history", [0, 1, 2, 3]), "s.h5:0: history is (4,), obs (3, 12); one for each history"),
+        (
+            put("history", [4, 4, 5]),
+            "s.h5:0: history number 4 is there 2 times; each once, from 0; number them",
+        ),
+        (put("history", [-1, 0, 1]), "s.h5:0: history number -1; each once, from 0; number them 0, 1, 2, …"),
+        (put("history", [0.0, 0.5, 1.0]), "s.h5:0: history of type float64; whole numbers; collect again"),
+        (put("source", [b"x", b"y"]), "s.h5:0: source is (2,), obs (3, 12); one for each history; collect"),
+        (put("source", [1, 2, 3]), "s.h5:0: source of type int64; text; collect again"),
+        (put("rewards", np.full((3, 12), b"x")), "s.h5:0: rewards of type bytes8; numbers; collect again"),
+        (put("rewards", {}), "s.h5:0: rewards is a group; a dataset; collect again"),
+        (put("obs", np.zeros((3, 0, 2))), "s.h5:0: obs is (3, 0); (history, step); collect again"),
+        (put("episode", np.zeros((3, 12))), "s.h5:0: episode of type float64; whole numbers; collect again"),
+        (
+            put("truncations", block().truncations * 2),
+            "s.h5:0: truncations 2 in history 0, step 4; false or true, 0 or 1; collect again",
+        ),
+        (without_rows, "s.h5:0: no history; one or more; collect it again, or remove the group"),
+        (no_group, "s.h5:0: a dataset; a group of datasets; collect again"),
         (newer, "s.h5:version: version 9; 1; collect again"),
     ],
 )
@@ -389,6 +438,22 @@ def test_faults_of_files_are_lines(tmp_path: Path, damage: Callable[[Path], None
     assert len(faults) == 1 and line in str(faults[0]) and "\n" not in str(faults[0])
     with pytest.raises(DataInvalid):
         of_histories(Store(path).load([0]), Spaces(cells=(9, 9), actions=5))
+
+
+def test_ends_may_be_whole_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.h5", block())
+    put("truncations", block().truncations.astype(np.int8))(path)
+    assert not check(path) and same(Store(path).read(0), block())
+
+
+def test_a_malformed_task_hides_no_fault_of_another(tmp_path: Path) -> None:
+    broken = block(1)
+    broken.rewards[1, 4] = np.nan
+    path = write(tmp_path / "s.h5", block(), broken, block(2))
+    put("history", [0, 0, 0])(path)
+    assert [fault.field for fault in check(path)] == ["0", "1"]
+    with pytest.raises(DataInvalid, match="0: history number 0 is there 3 times"):
+        Store(path)
 
 
 def test_lengths_differ_between_tasks(tmp_path: Path) -> None:
