@@ -20,12 +20,14 @@ from robotics.icrl.collect.run import collect, configured, described_store
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.envs.families import family, tasks
+from robotics.icrl.envs.grid import GridFamily
 from robotics.icrl.lhf import Rule, Scores, score
 from robotics.icrl.models.batch import Arrays, Window, of_histories
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
-from robotics.icrl.store import Histories, Store, store_files
+from robotics.icrl.store import Histories, Store, some, store_files
 from robotics.icrl.store_check import check as check_store
+from robotics.icrl.store_check import check_rules
 from robotics.icrl.tasks_file import SUFFIXES, read
 from shared.errors import DataInvalid, Fault, ItemError, UsageError, first_line
 from shared.pipeline import DataFacts, error_faults
@@ -61,13 +63,30 @@ def check(config: IcrlConfig) -> list[Fault]:
         return [*faults, fault]
     if misfits := _misfits(path, store, room):
         return [*faults, *misfits]
-    held, known = {task.index for task in tasks(room.name, "test")}, set(store.tasks)
-    if len(known - held) < 2:
-        found = f"{len(known - held)} training tasks"
-        faults.append(Fault(path, found, "2 or more: one trains, one validates", "collect more tasks"))
-    elif known & held:
-        found = f"{len(known & held)} tasks of {room.name}'s test part"
-        faults.append(Fault(path, found, "training tasks", "they are left out", severity="warning"))
+    held = {task.index for task in tasks(room.name, "test")}
+    train, test = ([index for index in store.tasks if (index in held) is part] for part in (False, True))
+    if len(train) < 2:
+        found, wanted = f"training tasks: {len(train)}", "2 or more: one trains, one validates"
+        faults.append(Fault(path, found, wanted, "collect more tasks"))
+    if test:
+        found = f"{some(test)} of {room.name}'s test part"
+        faults.append(Fault(path, found, "training tasks", "left out of training", "tasks", "warning"))
+    return [*faults, *_unfit(config, store, room, set(train))]
+
+
+def _unfit(config: IcrlConfig, store: Store, room: Family[Any], train: set[int]) -> list[Fault]:
+    """What a grid's rules, or a filter of a part of the histories, cannot take."""
+    faults, short, share = [], [], config.data.first
+    for index in store.tasks if isinstance(room, GridFamily) or share < 1 else ():
+        block = store.read(index)
+        if isinstance(room, GridFamily):
+            faults += check_rules(store.path, room.task(index), block)
+        if index in train and (np.isfinite(block.first(share).returns()).sum(axis=1) < 2).any():
+            short.append(index)
+    if short and config.filter.mode != "none":
+        found = f"{share:g} leaves fewer than 2 episodes in histories of tasks {some(short)}"
+        wanted = f"2 or more for filter.mode {config.filter.mode}"
+        faults.append(Fault(store.path, found, wanted, "raise it", "data.first"))
     return faults
 
 
@@ -219,7 +238,7 @@ class IcrlData(pl.LightningDataModule):
         order = order[: self.config.data.tasks or None]
         count = min(max(1, round(len(order) * self.config.data.validation)), len(order) - 1)
         if count < 1:
-            raise DataInvalid([Fault("histories", f"{len(order)} training tasks", "2 or more", "add tasks")])
+            raise DataInvalid([Fault("histories", f"training tasks: {len(order)}", "2 or more", "add tasks")])
         return {"train": order[:-count], "val": order[-count:]}
 
     def histories(self, part: Part) -> Histories:

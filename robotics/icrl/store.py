@@ -299,7 +299,7 @@ class Store:
     def task(self, index: int) -> Task:
         """Raises `DataInvalid` when it is not there."""
         if index not in self._tasks:
-            raise _invalid(self.path, f"no task {index}", f"one of {_some(self.tasks)}", "", str(index))
+            raise _invalid(self.path, f"no task {index}", f"one of {some(self.tasks)}", "", str(index))
         return self._tasks[index]
 
     def numbers(self, index: int) -> NDArray[np.int64]:
@@ -464,7 +464,8 @@ def _read(piece: _Piece, index: int) -> Histories:
     return Histories(**arrays, task=task, history=piece.history, source=source)
 
 
-def _some(values: Sequence[int], most: int = 8) -> str:
+def some(values: Sequence[int], most: int = 8) -> str:
+    """``1, 2, 3``; of many the first ones and their count."""
     shown = ", ".join(map(str, values[:most]))
     return shown if len(values) <= most else f"{shown}, … ({len(values)})"
 

@@ -145,12 +145,12 @@ def test_stores_that_cannot_be_learned_from(
 def test_equal_scores_and_unknown_scales_are_warnings(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alike = long()
-    alike.rewards[:] = alike.rewards[0]
+    played = collect("darkroom", [0], 3, 45, 0, here / "played.h5", "random").read(0)
+    alike = replace(played.keep([1, 1, 1]), history=np.arange(3))
     write(here / "s.h5", alike, meta=DARKROOM, r_max=None)
     code, errors, warnings = ends(monkeypatch, capsys, "run", "icrl", "--data", "s.h5")
     assert code == 6  # for want of a second task alone
-    assert errors == ["s.h5: 1 training tasks; 2 or more: one trains, one validates; collect more tasks"]
+    assert errors == ["s.h5: training tasks: 1; 2 or more: one trains, one validates; collect more tasks"]
     assert [each.split(";")[0] for each in warnings] == [
         f"s.h5:0: r_max not known; best return seen is {alike.returns()[:, :2].max():g}".split(";")[0],
         "s.h5:0: all 3 histories have the same returns, so the same score",
@@ -178,7 +178,9 @@ def test_a_context_longer_than_the_histories_and_tasks_held_out(
     assert done.returncode == 0, done.stderr[-2000:]
     said = done.stderr.splitlines()
     assert "data: context of 60 steps, all that a history has" in said
-    assert "warning: s.h5: 1 tasks of darkroom's test part; training tasks; they are left out" in said
+    assert (
+        f"warning: s.h5:tasks: {held} of darkroom's test part; training tasks; left out of training" in said
+    )
     assert "data: collected by q-learning: 6 histories of 3 tasks" in said
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import h5py
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.convert import convert
+from robotics.icrl.envs.grid import GRIDS
 from robotics.icrl.lhf import score
 from robotics.icrl.models.batch import of_histories
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
-from robotics.icrl.store_check import check
+from robotics.icrl.store_check import check, check_rules
 from robotics.icrl.store_writer import StoreWriter
 from shared.errors import DataInvalid, ResourcesExhausted, UsageError
 
@@ -454,6 +456,29 @@ def test_a_malformed_task_hides_no_fault_of_another(tmp_path: Path) -> None:
     assert [fault.field for fault in check(path)] == ["0", "1"]
     with pytest.raises(DataInvalid, match="0: history number 0 is there 3 times"):
         Store(path)
+
+
+@pytest.mark.parametrize(
+    ("room", "index"),
+    [("darkroom", 40), ("darkroom-permuted", 77), ("darkroom-large", 97), ("dark-key-to-door", 3321)],
+)
+def test_histories_of_grids_keep_their_rules(tmp_path: Path, room: str, index: int) -> None:
+    def first(**change: Any) -> str:
+        return " ".join(str(fault) for fault in check_rules(tmp_path, task, replace(played, **change)))
+
+    task = GRIDS[room].task(index)
+    played = collect(room, [index], 4, 130, 0, tmp_path / "s.h5", "noise-distillation").read(index)
+    assert played.rewards.sum() > 0 and first() == ""
+    assert f"{index}: next observation [" in first(actions=(played.actions + 1) % 5)
+    assert f"history 0, step 0; {np.array(task.family.start)} by the rules of {room}" in first(
+        obs=played.obs * 0 + 2
+    )
+    row, step = np.argwhere(played.rewards)[-1]
+    rewards = played.rewards.copy()
+    rewards[row, step] = 0
+    assert f"{index}: rewards 0.0 in history {row}, step {step}; 1 by the rules of {room}" in first(
+        rewards=rewards
+    )
 
 
 def test_lengths_differ_between_tasks(tmp_path: Path) -> None:
