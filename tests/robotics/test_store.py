@@ -536,7 +536,7 @@ def test_dicp_files_that_break_the_rules_are_refused(tmp_path: Path) -> None:
         file["40/actions"][0, 1] = (file["40/actions"][0, 1] + 1) % 4
     with pytest.raises(DataInvalid, match="40: a step that the rules do not allow; moves of darkroom"):
         convert(published, "store", tmp_path / "out")
-    with pytest.raises(UsageError, match="no environment in its name"):
+    with pytest.raises(UsageError, match=r"no environment in its name; .*rename the file"):
         convert(published.rename(tmp_path / "mine.hdf5"), "store", tmp_path / "out")
 
 
