@@ -50,6 +50,8 @@ FORMAT, VERSION = "icrl-histories", 1
 STEP_FIELDS = ("obs", "actions", "rewards", "terminations", "truncations", "episode", "final_obs")
 OPTIONAL_FIELDS = ("optimal_actions",)
 ROW_FIELDS = ("history", "source")
+SPACE_FIELDS = ("obs", "actions", "final_obs", "optimal_actions")
+"""With the axes of their space behind (history, step)."""
 _KINDS = {
     "history": ("iu", "whole numbers"),
     "episode": ("iu", "whole numbers"),
@@ -434,7 +436,7 @@ def _require_arrays(path: Path, name: str, group: h5py.Group, wanted: Sequence[s
         shape: tuple[int, ...] = data.shape or ()
         first: tuple[int, ...] = group[wanted[0]].shape or ()
         if each not in ROW_FIELDS:
-            shape, what = shape[:2], "(history, step)"
+            shape, what = shape[:2] if each in SPACE_FIELDS else shape, "(history, step)"
             fits = len(shape) == 2 and shape[1] > 0 and shape == first[:2]
         else:
             what, fits = "one for each history", len(shape) == 1 and shape == first[:1]
@@ -452,8 +454,11 @@ def _read(piece: _Piece, index: int) -> Histories:
         try:
             arrays = {name: group[name][()] if whole else group[name][piece.rows] for name in names}
             source = group["source"].asstr("ascii")[piece.rows].astype(str)
-        except (OSError, TypeError, ValueError) as err:
+        except (TypeError, ValueError) as err:
+            raise _invalid(piece.file, "source unreadable", "ASCII text", "rename it", piece.group) from err
+        except OSError as err:
             raise _invalid(piece.file, f"damaged ({err})", "", "collect again", piece.group) from err
+    arrays["episode"] = arrays["episode"].astype(np.int32)
     for name in ("terminations", "truncations"):
         said = arrays[name]
         if (odd := np.argwhere((said != 0) & (said != 1))).size:

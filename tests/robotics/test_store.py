@@ -423,6 +423,11 @@ NO_MAPPING, NO_ATTRIBUTE = (
         (put("rewards", np.full((3, 12), b"x")), "s.h5:0: rewards of type bytes8; numbers; collect again"),
         (put("rewards", {}), "s.h5:0: rewards is a group; a dataset; collect again"),
         (put("obs", np.zeros((3, 0, 2))), "s.h5:0: obs is (3, 0); (history, step); collect again"),
+        (put("source", ["é", "x", "x"]), "s.h5:0: source unreadable; ASCII text; rename it"),
+        (
+            put("episode", np.zeros((3, 12, 1), int)),
+            "s.h5:0: episode is (3, 12, 1), obs (3, 12); (history, step)",
+        ),
         (put("episode", np.zeros((3, 12))), "s.h5:0: episode of type float64; whole numbers; collect again"),
         (
             put("truncations", block().truncations * 2),
@@ -442,9 +447,10 @@ def test_faults_of_files_are_lines(tmp_path: Path, damage: Callable[[Path], None
         of_histories(Store(path).load([0]), Spaces(cells=(9, 9), actions=5))
 
 
-def test_ends_may_be_whole_numbers(tmp_path: Path) -> None:
+def test_other_types_of_whole_numbers_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "s.h5", block())
     put("truncations", block().truncations.astype(np.int8))(path)
+    put("episode", block().episode.astype(np.uint8))(path)
     assert not check(path) and same(Store(path).read(0), block())
 
 
