@@ -23,8 +23,6 @@ def _known(name: str) -> str:
 
 
 Room = Annotated[str, AfterValidator(_known)]
-
-
 COLLECTING = ("collector", "options", "streams", "episodes", "random_share")
 """Keys of `data` that mean nothing beside a `path`; `env` is compared with the store's."""
 
@@ -32,13 +30,6 @@ COLLECTING = ("collector", "options", "streams", "episodes", "random_share")
 class IcrlDataConfig(DataConfig):
     """Where learning histories come from. With `path` (a store, HDF5) nothing is collected, and what only a collector
     needs is refused if given by -s, said if it comes from a preset or a file."""
-
-    @property
-    def unused(self) -> list[str]:
-        """Settings of collecting beside a store that are not the default ones."""
-        if self.path is None:
-            return []
-        return [key for key in COLLECTING if getattr(self, key) != type(self).model_fields[key].default]
 
     env: Room = Field("darkroom", description="family of tasks; of a store: its own")
     collector: Literal["explorer", "population", "q-learning", "noise-distillation", "random", "sb3"] = Field(
@@ -59,6 +50,13 @@ class IcrlDataConfig(DataConfig):
     tasks: int = Field(0, ge=0, description="training tasks at most; 0 = all of the family's training part")
     validation: float = Field(0.06, gt=0, lt=1, description="share of training tasks that pick the weights")
     spaces: Spaces | None = Field(None, description="what agents see and do; none = the family's")
+
+    @property
+    def unused(self) -> list[str]:
+        """Settings of collecting beside a store that are not the default ones."""
+        if self.path is None:
+            return []
+        return [key for key in COLLECTING if getattr(self, key) != type(self).model_fields[key].default]
 
 
 class FilterConfig(Config):

@@ -64,7 +64,7 @@ def check_rules(path: Path, task: GridTask, block: Histories) -> list[Fault]:
     cells, after = (cells_of(obs, room.size) for obs in (block.obs, block.next_obs()))
     start = np.full_like(cells, cell_of(room.start, room.size))
     moved = transitions(room.size)[cells, np.asarray(task.moves)[block.actions.astype(np.intp)]]
-    before = np.cumsum(block.rewards, axis=1) - block.rewards
+    before = np.cumsum(block.rewards, axis=1, dtype=np.float64) - block.rewards
     gained = before - np.maximum.accumulate(np.where(starts, before, 0), axis=1)
     stage = np.clip(gained, 0, room.stages if room.kind == "key-door" else 0).astype(np.intp)
     due = moved == np.append(place_cells([task])[0], -1)[stage]  # once both are reached, no place is left
