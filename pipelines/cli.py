@@ -161,7 +161,7 @@ def check(
     def human(_: dict[str, Any]) -> None:
         for fault in rows:
             print(f"{fault.severity}: {fault}")
-        print(f"{len(errors)} errors, {len(faults) - len(errors)} warnings")
+        print(f"errors: {len(errors)}, warnings: {len(faults) - len(errors)}")
 
     emit(
         {"pipeline": name, "errors": len(errors), "rows": [fault.as_dict() for fault in rows]}, as_json, human

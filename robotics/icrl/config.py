@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -11,7 +12,8 @@ from robotics.icrl.collect.known import refusal
 from robotics.icrl.envs import names
 from robotics.icrl.models.config import ModelConfig, Plan
 from robotics.icrl.models.spaces import Spaces
-from shared.config import Config, DataConfig, RunConfig, TrainConfig
+from shared.config import Config, DataConfig, RunConfig, TrainConfig, nested, parse_set
+from shared.errors import UsageError
 
 
 def _known(name: str) -> str:
@@ -21,10 +23,13 @@ def _known(name: str) -> str:
 
 
 Room = Annotated[str, AfterValidator(_known)]
+COLLECTING = ("collector", "options", "streams", "episodes", "random_share")
+"""Keys of `data` that mean nothing beside a `path`; `env` is compared with the store's."""
 
 
 class IcrlDataConfig(DataConfig):
-    """Where learning histories come from. With `path` (a store, HDF5) nothing is collected."""
+    """Where learning histories come from. With `path` (a store, HDF5) nothing is collected, and what only a collector
+    needs is refused if given by -s, said if it comes from a preset or a file."""
 
     env: Room = Field("darkroom", description="family of tasks; of a store: its own")
     collector: Literal["explorer", "population", "q-learning", "noise-distillation", "random", "sb3"] = Field(
@@ -45,6 +50,13 @@ class IcrlDataConfig(DataConfig):
     tasks: int = Field(0, ge=0, description="training tasks at most; 0 = all of the family's training part")
     validation: float = Field(0.06, gt=0, lt=1, description="share of training tasks that pick the weights")
     spaces: Spaces | None = Field(None, description="what agents see and do; none = the family's")
+
+    @property
+    def unused(self) -> list[str]:
+        """Settings of collecting beside a store that are not the default ones."""
+        if self.path is None:
+            return []
+        return [key for key in COLLECTING if getattr(self, key) != type(self).model_fields[key].default]
 
 
 class FilterConfig(Config):
@@ -115,3 +127,14 @@ class IcrlConfig(RunConfig):
         if data.path is None and (why := refusal(data.collector, data.env)):
             raise ValueError(f"data.collector: {why}")
         return self
+
+
+def refuse_unused(config: IcrlConfig, sets: Sequence[str]) -> None:
+    """Raises `UsageError` where a setting of collecting is given beside a store. A preset's may be left over, so that
+    only what ``--set`` says counts."""
+    given = {key for text in sets for key in nested(*parse_set(text)).get("data") or {}}
+    if odd := [key for key in config.data.unused if key in given]:
+        raise UsageError(
+            f"--set data.{odd[0]}: {config.data.path} is given, and nothing is collected; a store's histories are "
+            "taken as they are; leave it out"
+        )

@@ -20,12 +20,15 @@ from robotics.icrl.collect.run import collect, configured, described_store
 from robotics.icrl.config import IcrlConfig
 from robotics.icrl.envs.base import Family, Task
 from robotics.icrl.envs.families import family, tasks
+from robotics.icrl.envs.grid import GridFamily
 from robotics.icrl.lhf import Rule, Scores, score
+from robotics.icrl.models import build
 from robotics.icrl.models.batch import Arrays, Window, of_histories
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
-from robotics.icrl.store import Histories, Store, store_files
+from robotics.icrl.store import Histories, Store, some, store_files
 from robotics.icrl.store_check import check as check_store
+from robotics.icrl.store_check import check_rules
 from robotics.icrl.tasks_file import SUFFIXES, read
 from shared.errors import DataInvalid, Fault, ItemError, UsageError, first_line
 from shared.pipeline import DataFacts, error_faults
@@ -37,7 +40,8 @@ HISTORIES = "histories.h5"
 
 
 def check(config: IcrlConfig) -> list[Fault]:
-    """Every fault of the store at ``data.path``, or of a file of tasks, which is for scoring only."""
+    """Every fault of the store at ``data.path``, or of a file of tasks, which is for scoring only. Raises `UsageError`
+    where ``data.env`` is given and not the store's."""
     path = config.data.path
     if path is None:
         return []
@@ -59,15 +63,37 @@ def check(config: IcrlConfig) -> list[Fault]:
     except UsageError as err:
         fault = Fault(path, f"histories of {store.meta.env_id}", str(err), "collect in one of these")
         return [*faults, fault]
+    if "env" in config.data.model_fields_set and config.data.env != room.name:
+        raise UsageError(
+            f"data.env: {config.data.env}, but {path} holds {room.name}; its own wanted; "
+            f"set it with -s data.env={room.name}"
+        )
     if misfits := _misfits(path, store, room):
         return [*faults, *misfits]
-    held, known = {task.index for task in tasks(room.name, "test")}, set(store.tasks)
-    if len(known - held) < 2:
-        found = f"{len(known - held)} training tasks"
-        faults.append(Fault(path, found, "2 or more: one trains, one validates", "collect more tasks"))
-    elif known & held:
-        found = f"{len(known & held)} tasks of {room.name}'s test part"
-        faults.append(Fault(path, found, "training tasks", "they are left out", severity="warning"))
+    held = {task.index for task in tasks(room.name, "test")}
+    train, test = ([index for index in store.tasks if (index in held) is part] for part in (False, True))
+    if len(train) < 2:
+        found, wanted = f"training tasks: {len(train)}", "2 or more: one trains, one validates"
+        faults.append(Fault(path, found, wanted, "collect more tasks"))
+    if test:
+        found = f"{some(test)} of {room.name}'s test part"
+        faults.append(Fault(path, found, "training tasks", "left out of training", "tasks", "warning"))
+    return [*faults, *_unfit(config, store, room, set(train))]
+
+
+def _unfit(config: IcrlConfig, store: Store, room: Family[Any], train: set[int]) -> list[Fault]:
+    """What a grid's rules, or a filter of a part of the histories, cannot take."""
+    faults, short, share = [], [], config.data.first
+    for index in store.tasks if isinstance(room, GridFamily) or share < 1 else ():
+        block = store.read(index)
+        if isinstance(room, GridFamily):
+            faults += check_rules(store.path, room.task(index), block)
+        if index in train and (np.isfinite(block.first(share).returns()).sum(axis=1) < 2).any():
+            short.append(index)
+    if short and config.filter.mode != "none":
+        found = f"{share:g} leaves fewer than 2 episodes in histories of tasks {some(short)}"
+        wanted = f"2 or more for filter.mode {config.filter.mode}"
+        faults.append(Fault(store.path, found, wanted, "raise it", "data.first"))
     return faults
 
 
@@ -136,12 +162,30 @@ def history_steps(config: IcrlConfig) -> int:
 
 def fitting(config: IcrlConfig) -> ModelConfig:
     """The model with a context no longer than histories are: a network that never saw so long a one in training plays
-    worse in it than in the one it knows. `legacy` windows have one length; there it is refused later."""
+    worse in it than in the one it knows. What cannot be trained is refused here, before an hour of collecting.
+
+    Raises `UsageError` for a model that cannot be built and for histories too short for the filter, `DataInvalid` for
+    those too short for `legacy`, whose windows have one length.
+    """
     model, path = config.model, config.data.path
-    if model.legacy or (path is not None and path.suffix.lower() in SUFFIXES):
+    if path is not None and path.suffix.lower() in SUFFIXES:
         return model
-    context = min(model.context, max(2, history_steps(config)))
-    return model.model_copy(update={"context": context, "keep": model.keep if model.keep < context else 0})
+    steps, data = history_steps(config), config.data
+    if path is None and config.filter.mode != "none" and steps // family(data.env).horizon < 2:
+        raise UsageError(
+            f"data.first: {data.first:g} of {data.episodes} episodes; two whole ones wanted for filter.mode "
+            f"{config.filter.mode}; raise data.first or data.episodes"
+        )
+    if model.legacy and steps < model.context:
+        found, wanted = f"{steps} steps", f"model.context {model.context} or more"
+        raise DataInvalid([Fault("histories", found, wanted, "lower it, or collect longer")])
+    if not model.legacy:
+        context = min(model.context, max(2, steps))
+        keep = model.keep if model.keep < context else 0
+        model = model.model_copy(update={"context": context, "keep": keep})
+    with torch.random.fork_rng(devices=[]):  # one block fails as all do
+        build(model.model_copy(update={"depth": 1}), data.spaces or spaces_of(data.env))
+    return model
 
 
 def spaces_of(env: str) -> Spaces:
@@ -219,7 +263,7 @@ class IcrlData(pl.LightningDataModule):
         order = order[: self.config.data.tasks or None]
         count = min(max(1, round(len(order) * self.config.data.validation)), len(order) - 1)
         if count < 1:
-            raise DataInvalid([Fault("histories", f"{len(order)} training tasks", "2 or more", "add tasks")])
+            raise DataInvalid([Fault("histories", f"training tasks: {len(order)}", "2 or more", "add tasks")])
         return {"train": order[:-count], "val": order[-count:]}
 
     def histories(self, part: Part) -> Histories:
@@ -272,12 +316,8 @@ class IcrlData(pl.LightningDataModule):
 
     @property
     def length(self) -> int:
-        """Steps of a window: the context, or the histories' length. Raises `DataInvalid` for `legacy` shorter ones."""
-        context, steps = self.config.model.context, self.train_arrays.steps
-        if steps < context and self.config.model.legacy:
-            found, wanted = f"{steps} steps", f"model.context {context} or more"
-            raise DataInvalid([Fault("histories", found, wanted, "lower it, or collect longer")])
-        return min(context, steps)
+        """Steps of a window: the context, or the histories' length."""
+        return min(self.config.model.context, self.train_arrays.steps)
 
     # ------------------------------------------------------------ facts
 
@@ -292,6 +332,9 @@ class IcrlData(pl.LightningDataModule):
             source = str(data.path)
             items = sum(len(self.store.numbers(index)) for each in parts.values() for index in each)
             notes = [f"collected by {self.store.meta.algorithm}: {items} histories of {count} tasks"]
+            if data.unused:
+                keys = ", ".join(f"data.{key}" for key in data.unused)
+                notes.append(f"{keys}: of collecting, and change nothing in a store")
         if self.config.model.context == history_steps(self.config):
             notes.append(f"context of {self.config.model.context} steps, all that a history has")
         notes.append(f"{data.env}: {len(parts['train'])} tasks to train on, {len(parts['val'])} to validate")

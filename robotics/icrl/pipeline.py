@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robotics.icrl.config import IcrlConfig
+from robotics.icrl.config import IcrlConfig, refuse_unused
+from shared.config import RunConfig
 from shared.errors import Fault
 from shared.pipeline import DataFacts, Evaluation, NetworkUse, Pipeline, Predictor, Primary
 
@@ -30,6 +31,18 @@ class Icrl(Pipeline):
     headline = ("normalised_return", "first_episode", "last_episodes", "rise", "episode_above_90")
     network = NetworkUse(1, in_chans=32, size=(200,), causal=True, streaming=True, kinds=("mixer",))
     folder = Path(__file__).parent
+
+    def resolve(
+        self,
+        preset: str = "default",
+        config_file: Path | None = None,
+        sets: Sequence[str] = (),
+        over: Mapping[str, Any] | None = None,
+    ) -> RunConfig:
+        config = super().resolve(preset, config_file, sets, over)
+        assert isinstance(config, IcrlConfig)
+        refuse_unused(config, sets)
+        return config
 
     def check(self, config: IcrlConfig) -> list[Fault]:
         from robotics.icrl.data import check

@@ -10,13 +10,14 @@ episodes by the environment. A store is one HDF5 file per environment [R, spec 6
       obs              (history, step, *O)   observation the action was chosen on
       actions          (history, step[, A])
       rewards          (history, step)       float32
-      terminations     (history, step)       bool, the environment ended the episode
+      terminations     (history, step)       bool (0 and 1 are read as such), the environment ended the episode
       truncations      (history, step)       bool, the time limit did
       episode          (history, step)       int32, counts from 0 within a history
       final_obs        (history, step, *O)   observation AFTER the step where an episode ends and at a history's last
                                              step; zero elsewhere. `obs` at the next step is then the reset state
       optimal_actions  (history, step[, A])  only where a collector knew them (labels for DPT)
-      history, source  (history,)            its number within the task; what made it (``population``, ``random``, …)
+      history, source  (history,)            its number within the task, from 0, each once (some may be left out); what
+                                             made it (``population``, ``random``, …)
 
 with one gzip chunk per history. While a collection runs (or after it was killed) finished pieces lie in the same
 format in ``<file>.parts/`` beside it; reading joins both, and of a (task, history) found twice the first counts.
@@ -49,6 +50,14 @@ FORMAT, VERSION = "icrl-histories", 1
 STEP_FIELDS = ("obs", "actions", "rewards", "terminations", "truncations", "episode", "final_obs")
 OPTIONAL_FIELDS = ("optimal_actions",)
 ROW_FIELDS = ("history", "source")
+SPACE_FIELDS = ("obs", "actions", "final_obs", "optimal_actions")
+"""With the axes of their space behind (history, step)."""
+_KINDS = {
+    "history": ("iu", "whole numbers"),
+    "episode": ("iu", "whole numbers"),
+    "source": ("SO", "text"),
+}
+"""Of datasets that are not just numbers: letters of NumPy's types, and what to say."""
 SOURCE_LENGTH = 24
 """Bytes of a source's name."""
 Array: TypeAlias = NDArray[Any]
@@ -239,10 +248,11 @@ class StoredRow(NamedTuple):
 class Store:
     """A store for reading: the file, its parts, or both. Opens files for the time of each call only.
 
-    Raises `DataInvalid` with one fault for what cannot be read at all.
+    Raises `DataInvalid` with one fault for what cannot be read at all, else with one for each task that is malformed;
+    unless `strict`, such tasks are left out and their `faults` kept.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, strict: bool = True) -> None:
         self.path = Path(path)
         files = store_files(self.path)
         if not files and self.path.is_dir():
@@ -251,30 +261,37 @@ class Store:
             raise _invalid(self.path, "no such store", "an HDF5 file of histories", "collect one")
         self._pieces: dict[int, list[_Piece]] = {}
         self._tasks: dict[int, Task] = {}
+        self.faults: list[Fault] = []
         metas: list[Meta] = []
         for file in files:
             metas.append(self._index(file))
             if differing := metas[0].differences(metas[-1]):
                 raise _invalid(file, "; ".join(differing), f"attributes as in {files[0].name}", "remove it")
         self.meta = metas[0]
+        if self.faults and (strict or not self._pieces):
+            raise DataInvalid(self.faults)
         if not self._pieces:
             raise _invalid(self.path, "holds no history", "at least one task", "collect again")
 
     def _index(self, path: Path) -> Meta:
         with opened(path) as file:
             meta = read_meta(path, file)
-            for name in sorted((name for name in file if name.isdigit()), key=int):
-                group, index = file[name], int(name)
-                if "history" not in group:
-                    raise _invalid(path, "no dataset 'history'", "one", "collect again", name)
-                numbers = group["history"][()].astype(np.int64)
-                known = [piece.history for piece in self._pieces.get(index, [])]
-                new = ~np.isin(numbers, np.concatenate(known)) if known else np.ones(len(numbers), bool)
-                if new.any():
-                    piece = _Piece(path, name, np.flatnonzero(new), numbers[new])
-                    self._pieces.setdefault(index, []).append(piece)
-                    self._tasks.setdefault(index, _task(path, index, group.attrs))
+            for name in sorted((name for name in file if name.isdecimal()), key=int):
+                try:
+                    self._add(path, name, file[name])
+                except DataInvalid as err:
+                    self.faults += err.faults
         return meta
+
+    def _add(self, path: Path, name: str, group: Any) -> None:
+        index, numbers = int(name), _numbers(path, name, group)
+        known = [piece.history for piece in self._pieces.get(index, [])]
+        new = ~np.isin(numbers, np.concatenate(known)) if known else np.ones(len(numbers), bool)
+        if new.any():
+            task = _task(path, index, group.attrs)
+            self._tasks.setdefault(index, task)
+            piece = _Piece(path, name, np.flatnonzero(new), numbers[new])
+            self._pieces.setdefault(index, []).append(piece)
 
     @property
     def tasks(self) -> list[int]:
@@ -284,7 +301,7 @@ class Store:
     def task(self, index: int) -> Task:
         """Raises `DataInvalid` when it is not there."""
         if index not in self._tasks:
-            raise _invalid(self.path, f"no task {index}", f"one of {_some(self.tasks)}", "", str(index))
+            raise _invalid(self.path, f"no task {index}", f"one of {some(self.tasks)}", "", str(index))
         return self._tasks[index]
 
     def numbers(self, index: int) -> NDArray[np.int64]:
@@ -389,30 +406,71 @@ def _task(path: Path, index: int, attributes: Mapping[str, Any]) -> Task:
         raise _invalid(path, found, "a JSON mapping, numbers", "collect again", str(index)) from err
 
 
+def _numbers(path: Path, name: str, group: Any) -> NDArray[np.int64]:
+    """(history,) numbers of a task's histories; two of one number could not be told apart. Raises `DataInvalid`."""
+    if not isinstance(group, h5py.Group):
+        raise _invalid(path, "a dataset", "a group of datasets", "collect again", name)
+    _require_arrays(path, name, group, ["history"])
+    try:
+        numbers: NDArray[np.int64] = group["history"][()].astype(np.int64)
+    except OSError as err:
+        raise _invalid(path, f"damaged ({err})", "", "collect again", name) from err
+    if not len(numbers):
+        raise _invalid(path, "no history", "one or more", "collect it again, or remove the group", name)
+    value, count = np.unique(numbers, return_counts=True)
+    if value[0] < 0 or count.max() > 1:
+        said = str(value[0]) if value[0] < 0 else f"{value[count.argmax()]} is there {count.max()} times"
+        raise _invalid(path, f"history number {said}", "each once, from 0", "number them 0, 1, 2, …", name)
+    return numbers
+
+
+def _require_arrays(path: Path, name: str, group: h5py.Group, wanted: Sequence[str]) -> None:
+    """Raises `DataInvalid` unless all `wanted` are there, of their kind, and have the first one's axes."""
+    for each in wanted:
+        data, (kinds, what) = group.get(each), _KINDS.get(each, ("biuf", "numbers"))
+        if not isinstance(data, h5py.Dataset):
+            found = f"no dataset {each}" if data is None else f"{each} is a group"
+            raise _invalid(path, found, "it" if data is None else "a dataset", "collect again", name)
+        if data.dtype.kind not in kinds:
+            raise _invalid(path, f"{each} of type {data.dtype.name}", what, "collect again", name)
+        shape: tuple[int, ...] = data.shape or ()
+        first: tuple[int, ...] = group[wanted[0]].shape or ()
+        if each not in ROW_FIELDS:
+            shape, what = shape[:2] if each in SPACE_FIELDS else shape, "(history, step)"
+            fits = len(shape) == 2 and shape[1] > 0 and shape == first[:2]
+        else:
+            what, fits = "one for each history", len(shape) == 1 and shape == first[:1]
+        if not fits:
+            beside = "" if each == wanted[0] else f", {wanted[0]} {first[:2]}"
+            raise _invalid(path, f"{each} is {shape}{beside}", what, "collect again", name)
+
+
 def _read(piece: _Piece, index: int) -> Histories:
     with opened(piece.file) as file:
         group = file[piece.group]
-        absent = [name for name in (*STEP_FIELDS, "source") if name not in group]
-        if absent:
-            raise _invalid(piece.file, f"no dataset {absent[0]}", "it", "collect again", piece.group)
         names = [*STEP_FIELDS, *(name for name in OPTIONAL_FIELDS if name in group)]
+        _require_arrays(piece.file, piece.group, group, [*names, *ROW_FIELDS])
         whole = len(piece.rows) == len(group["history"])
         try:
             arrays = {name: group[name][()] if whole else group[name][piece.rows] for name in names}
-            source = group["source"][()].astype(str)[piece.rows]
+            source = group["source"].asstr("ascii")[piece.rows].astype(str)
+        except (TypeError, ValueError) as err:
+            raise _invalid(piece.file, "source unreadable", "ASCII text", "rename it", piece.group) from err
         except OSError as err:
             raise _invalid(piece.file, f"damaged ({err})", "", "collect again", piece.group) from err
-    shapes = {name: array.shape[:2] for name, array in arrays.items()}
-    odd = next((name for name, shape in shapes.items() if shape != shapes["obs"]), None)
-    if odd is not None:
-        raise _invalid(
-            piece.file, f"{odd} is {shapes[odd]}, obs {shapes['obs']}", "(history, step)", "", piece.group
-        )
+    arrays["episode"] = arrays["episode"].astype(np.int32)
+    for name in ("terminations", "truncations"):
+        said = arrays[name]
+        if (odd := np.argwhere((said != 0) & (said != 1))).size:
+            found = f"{name} {said[tuple(odd[0])]} in history {piece.history[odd[0][0]]}, step {odd[0][1]}"
+            raise _invalid(piece.file, found, "false or true, 0 or 1", "collect again", piece.group)
+        arrays[name] = said.astype(bool)
     task = np.full(len(piece.rows), index, np.int64)
     return Histories(**arrays, task=task, history=piece.history, source=source)
 
 
-def _some(values: Sequence[int], most: int = 8) -> str:
+def some(values: Sequence[int], most: int = 8) -> str:
+    """``1, 2, 3``; of many the first ones and their count."""
     shown = ", ".join(map(str, values[:most]))
     return shown if len(values) <= most else f"{shown}, … ({len(values)})"
 

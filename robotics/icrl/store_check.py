@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robotics.icrl.envs.grid import GridTask, cell_of, cells_of, place_cells, positions, transitions
 from robotics.icrl.lhf import beyond, crossed
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
 from shared.errors import DataInvalid, Fault
@@ -18,10 +19,10 @@ from shared.errors import DataInvalid, Fault
 def check(path: Path) -> list[Fault]:
     """Faults and warnings of the store at `path`, task by task; [] when there is none. Reads all of it."""
     try:
-        store = Store(path)
+        store = Store(path, strict=False)
     except DataInvalid as err:
         return err.faults
-    faults: list[Fault] = []
+    faults = list(store.faults)
     if any(parts_folder(store.path).glob("part-*.h5")):
         found = f"a collection was not finished: {len(store):,} histories of {len(store.tasks)} tasks so far"
         faults.append(_fault(path, found, "a finished one", "repeat the command to resume", warn=True))
@@ -55,6 +56,29 @@ def check_task(path: Path, meta: Meta, task: Task, block: Histories) -> list[Fau
     if said := _limits(task, block, returns):
         return [_fault(path, *each, where) for each in said]
     return [_fault(path, *each, where, warn=True) for each in _scores(task, returns)]
+
+
+def check_rules(path: Path, task: GridTask, block: Histories) -> list[Fault]:
+    """The first step of a grid's histories that its rules do not allow."""
+    room, starts, shown = task.family, block.starts(), positions(task.family.size)
+    cells, after = (cells_of(obs, room.size) for obs in (block.obs, block.next_obs()))
+    start = np.full_like(cells, cell_of(room.start, room.size))
+    moved = transitions(room.size)[cells, np.asarray(task.moves)[block.actions.astype(np.intp)]]
+    before = np.cumsum(block.rewards, axis=1, dtype=np.float64) - block.rewards
+    gained = before - np.maximum.accumulate(np.where(starts, before, 0), axis=1)
+    stage = np.clip(gained, 0, room.stages if room.kind == "key-door" else 0).astype(np.intp)
+    due = moved == np.append(place_cells([task])[0], -1)[stage]  # once both are reached, no place is left
+    for name, said, wanted, wrong in (
+        ("obs", block.obs, shown[start], starts & (cells != start)),
+        ("next observation", block.next_obs(), shown[moved], after != moved),
+        ("rewards", block.rewards, due.astype(int), block.rewards != due),
+    ):
+        if wrong.any():
+            row, step = np.argwhere(wrong)[0]
+            found = f"{name} {said[row, step]} in history {block.history[row]}, step {step}"
+            wanted = f"{wanted[row, step]} by the rules of {room.name}"
+            return [_fault(path, found, wanted, "collect again", str(task.index))]
+    return []
 
 
 def _numbers(meta: Meta, block: Histories) -> Iterable[tuple[str, str, str]]:

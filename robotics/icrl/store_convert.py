@@ -39,7 +39,7 @@ def read_dicp(source: Path) -> tuple[Meta, Iterator[tuple[Task, Histories]]]:
     if match is None or match["env"] not in _FAMILIES:
         raise UsageError(
             f"{source}: no environment in its name; history_darkroom_PPO_alg-seed0.hdf5 or the like wanted "
-            f"({', '.join(_FAMILIES)}); name the environment"
+            f"({', '.join(_FAMILIES)}); rename the file"
         )
     room, algorithm, seed = GRIDS[_FAMILIES[match["env"]]], match["alg"].lower(), int(match["seed"])
     hyper = {"converted_from": "dicp"}

@@ -58,6 +58,17 @@ def test_population_ppo_learns_every_room(tmp_path: Path) -> None:
     assert last.mean() > 0.98 and last.min() > 0.95
 
 
+@pytest.mark.parametrize(("streams", "share", "learning"), [(10, 0.3, 7), (4, 0.99, 1), (1, 0.6, 1)])
+def test_one_history_at_least_is_the_collectors(
+    tmp_path: Path, streams: int, share: float, learning: int
+) -> None:
+    store = collect(
+        "darkroom", [44], streams, 40, 0, tmp_path / "s.h5", "noise-distillation", random_share=share
+    )
+    sources = ["noise-distillation"] * learning + ["random"] * (streams - learning)
+    assert store.read(44).source.tolist() == sources
+
+
 def test_random_histories_take_their_share(tmp_path: Path) -> None:
     store = collect(
         "darkroom", [0, 44], 10, 100, 0, tmp_path / "s.h5", "noise-distillation", random_share=0.3

@@ -206,7 +206,13 @@ def test_noise_distillation_goes_from_random_to_expert(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("collector", "env", "said"),
     [
-        ("explorer", "reacher", "it knows rooms with one goal"),
+        ("explorer", "reacher", "it knows rooms with one goal; choose noise-distillation, sb3 or random"),
+        ("explorer", "half-cheetah", "it knows rooms with one goal; choose sb3 or random"),
+        (
+            "explorer",
+            "darkroom-permuted",
+            "one goal; choose population, q-learning, noise-distillation, sb3 or random",
+        ),
         ("population", "reacher", "it knows the dark grids only; choose noise-distillation, sb3 or random"),
         ("noise-distillation", "ant", "no expert is known there; choose sb3 or random"),
     ],

@@ -19,6 +19,7 @@ pytest.importorskip("h5py", reason="the robotics extra is not installed")
 
 from pipelines import cli
 from robotics.icrl.collect.run import collect
+from robotics.icrl.data import IcrlData
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.store import Histories, Store, parts_folder
@@ -145,12 +146,12 @@ def test_stores_that_cannot_be_learned_from(
 def test_equal_scores_and_unknown_scales_are_warnings(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alike = long()
-    alike.rewards[:] = alike.rewards[0]
+    played = collect("darkroom", [0], 3, 45, 0, here / "played.h5", "random").read(0)
+    alike = replace(played.keep([1, 1, 1]), history=np.arange(3))
     write(here / "s.h5", alike, meta=DARKROOM, r_max=None)
     code, errors, warnings = ends(monkeypatch, capsys, "run", "icrl", "--data", "s.h5")
     assert code == 6  # for want of a second task alone
-    assert errors == ["s.h5: 1 training tasks; 2 or more: one trains, one validates; collect more tasks"]
+    assert errors == ["s.h5: training tasks: 1; 2 or more: one trains, one validates; collect more tasks"]
     assert [each.split(";")[0] for each in warnings] == [
         f"s.h5:0: r_max not known; best return seen is {alike.returns()[:, :2].max():g}".split(";")[0],
         "s.h5:0: all 3 histories have the same returns, so the same score",
@@ -178,7 +179,9 @@ def test_a_context_longer_than_the_histories_and_tasks_held_out(
     assert done.returncode == 0, done.stderr[-2000:]
     said = done.stderr.splitlines()
     assert "data: context of 60 steps, all that a history has" in said
-    assert "warning: s.h5: 1 tasks of darkroom's test part; training tasks; they are left out" in said
+    assert (
+        f"warning: s.h5:tasks: {held} of darkroom's test part; training tasks; left out of training" in said
+    )
     assert "data: collected by q-learning: 6 histories of 3 tasks" in said
 
 
@@ -209,6 +212,71 @@ def test_models_of_another_size_and_pickled_ones(
     assert errors[0].startswith(
         "swapped/weights.safetensors: content differs from schema.json:weights_sha256"
     )
+
+
+@pytest.mark.parametrize(
+    ("sets", "code", "line"),
+    [
+        ("model.mixer=foo", 2, "found mixer 'foo'; nearest is"),
+        ("model.mixer=window", 2, "mixer 'window': has no causal form"),
+        ("model.heads=3", 2, "3 heads do not divide 16 channels"),
+        (
+            "data.first=0.3",
+            2,
+            "data.first: 0.3 of 4 episodes; two whole ones wanted for filter.mode stochastic; ",
+        ),
+        ("model.legacy=true data.env=reacher data.collector=random", 2, "model.legacy: true; a grid and"),
+        ("model.legacy=true model.context=90", 6, "histories: 80 steps; model.context 90 or more; lower it"),
+    ],
+)
+def test_models_that_cannot_be_trained_are_refused_before_anything_is_collected(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sets: str,
+    code: int,
+    line: str,
+) -> None:
+    monkeypatch.setattr("robotics.icrl.data.collect", lambda *_, **__: pytest.fail("collects"))
+    given = [part for each in sets.split() for part in ("-s", each)]
+    found, errors, _ = ends(monkeypatch, capsys, "run", "icrl", "--preset", "smoke", *given)
+    assert found == code and len(errors) == 1 and line in errors[0]
+    assert not (here / "mlflow.db").exists()
+
+
+def test_settings_of_collecting_do_nothing_beside_a_store_and_that_is_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(
+        "darkroom", [task.index for task in tasks("darkroom", "train")[:3]], 2, 60, 0, here / "s.h5", "random"
+    )
+    for sets, line in (
+        (
+            "data.streams=99",
+            "--set data.streams: s.h5 is given, and nothing is collected; a store's histories",
+        ),
+        ("data={random_share: 0.3}", "--set data.random_share: s.h5 is given"),
+        ("data.options={foo: 1}", "--set data.options: s.h5 is given"),
+        (
+            "data.env=darkroom-large",
+            "data.env: darkroom-large, but s.h5 holds darkroom; its own wanted; set it with",
+        ),
+    ):
+        for command in ("run", "check"):
+            code, errors, _ = ends(monkeypatch, capsys, command, "icrl", "--data", "s.h5", "-s", sets)
+            assert code == 2 and len(errors) == 1 and errors[0].startswith(line)
+    sets = ["data.streams=40", "data.env=darkroom", "data.first=0.7"]
+    code, *_ = ends(monkeypatch, capsys, "check", "icrl", "--data", "s.h5", *(f"-s{each}" for each in sets))
+    assert code == 0
+
+    def notes(preset: str) -> tuple[str, ...]:
+        config = PIPELINE.complete(PIPELINE.resolve(preset, over={"data": {"path": "s.h5"}}))
+        data = IcrlData(config)
+        data.setup()
+        return data.facts().notes
+
+    assert "data.streams, data.episodes: of collecting, and change nothing in a store" in notes("smoke")
+    assert not any("of collecting" in note for note in notes("default"))
 
 
 def test_settings_of_collectors_are_refused_before_anything_is_collected(

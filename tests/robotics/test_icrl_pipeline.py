@@ -155,7 +155,9 @@ def test_a_store_of_ones_own_is_checked_and_used(tmp_path: Path) -> None:
     config = small(data={"path": str(path)})
     said = check(config)
     assert {fault.severity for fault in said} == {"warning"}
-    assert str(said[-1]).endswith("1 tasks of darkroom's test part; training tasks; they are left out")
+    assert str(said[-1]).endswith(
+        f":tasks: {held} of darkroom's test part; training tasks; left out of training"
+    )
     data = IcrlData(config)
     data.setup("fit")
     assert sorted(index for part in data.parts.values() for index in part) == sorted(train)
@@ -170,10 +172,25 @@ def test_a_store_of_ones_own_is_checked_and_used(tmp_path: Path) -> None:
     lonely = tmp_path / "lonely.h5"
     collect("darkroom", [held], 2, 60, 0, lonely, "q-learning")
     other = config.model_copy(update={"data": config.data.model_copy(update={"path": lonely})})
-    assert "0 training tasks" in str(check(other)[-1])
+    assert "training tasks: 0" in str(check(other)[-2])
     (tmp_path / "tasks.yaml").write_text("tasks:\n  - goal: [1, 2]\n")
     with pytest.raises(DataInvalid, match="a file of tasks; a store of histories"):
         IcrlData(small(data={"path": str(tmp_path / "tasks.yaml")})).setup("fit")
+
+
+def test_histories_too_short_for_the_filter_are_found_before_training(tmp_path: Path) -> None:
+    train = [task.index for task in train_tasks(small())[:2]]
+    collect("darkroom", train, 2, 80, 0, tmp_path / "s.h5", "random")
+
+    def said(first: float, mode: str) -> list[str]:
+        over = {"path": str(tmp_path / "s.h5"), "first": first}
+        config = IcrlConfig.model_validate(merge(SMALL, {"data": over, "filter": {"mode": mode}}))
+        return [str(fault) for fault in check(config) if fault.severity == "error"]
+
+    assert said(0.5, "stochastic") == said(0.3, "none") == []
+    (line,) = said(0.3, "reweight")
+    some = ", ".join(map(str, sorted(train)))
+    assert f":data.first: 0.3 leaves fewer than 2 episodes in histories of tasks {some}; 2 or more" in line
 
 
 def test_files_of_tasks_are_read_alike_in_three_formats(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import h5py
 
 from robotics.icrl.collect.run import collect
 from robotics.icrl.convert import convert
+from robotics.icrl.envs.grid import GRIDS
 from robotics.icrl.lhf import score
 from robotics.icrl.models.batch import of_histories
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Meta, Store, Task, parts_folder
-from robotics.icrl.store_check import check
+from robotics.icrl.store_check import check, check_rules
 from robotics.icrl.store_writer import StoreWriter
 from shared.errors import DataInvalid, ResourcesExhausted, UsageError
 
@@ -324,6 +326,34 @@ def ragged(path: Path) -> None:
         file["0/rewards"] = np.zeros((3, 11), np.float32)
 
 
+def put(name: str, values: Any) -> Callable[[Path], None]:
+    """A dataset of task 0 is another one; a group for {}."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file["0"][name]
+            if isinstance(values, dict):
+                file["0"].create_group(name)
+            else:
+                file["0"][name] = values
+
+    return damage
+
+
+def without_rows(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        for name in list(file["0"]):
+            rows = file["0"][name][:0]
+            del file["0"][name]
+            file["0"][name] = rows
+
+
+def no_group(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["0"]
+        file["0"] = np.zeros(3)
+
+
 def newer(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["version"] = 9
@@ -379,6 +409,32 @@ NO_MAPPING, NO_ATTRIBUTE = (
         (emptied, "s.h5: holds no history; at least one task; collect again"),
         (without_rewards, "s.h5:0: no dataset rewards; it; collect again"),
         (ragged, "s.h5:0: rewards is (3, 11), obs (3, 12); (history, step)"),
+        (put("history", 0), "s.h5:0: history is (); one for each history; collect again"),
+        (put("history", [0, 1]), "s.h5:0: history is (2,), obs (3, 12); one for each history"),
+        (put("history", [0, 1, 2, 3]), "s.h5:0: history is (4,), obs (3, 12); one for each history"),
+        (
+            put("history", [4, 4, 5]),
+            "s.h5:0: history number 4 is there 2 times; each once, from 0; number them",
+        ),
+        (put("history", [-1, 0, 1]), "s.h5:0: history number -1; each once, from 0; number them 0, 1, 2, …"),
+        (put("history", [0.0, 0.5, 1.0]), "s.h5:0: history of type float64; whole numbers; collect again"),
+        (put("source", [b"x", b"y"]), "s.h5:0: source is (2,), obs (3, 12); one for each history; collect"),
+        (put("source", [1, 2, 3]), "s.h5:0: source of type int64; text; collect again"),
+        (put("rewards", np.full((3, 12), b"x")), "s.h5:0: rewards of type bytes8; numbers; collect again"),
+        (put("rewards", {}), "s.h5:0: rewards is a group; a dataset; collect again"),
+        (put("obs", np.zeros((3, 0, 2))), "s.h5:0: obs is (3, 0); (history, step); collect again"),
+        (put("source", ["é", "x", "x"]), "s.h5:0: source unreadable; ASCII text; rename it"),
+        (
+            put("episode", np.zeros((3, 12, 1), int)),
+            "s.h5:0: episode is (3, 12, 1), obs (3, 12); (history, step)",
+        ),
+        (put("episode", np.zeros((3, 12))), "s.h5:0: episode of type float64; whole numbers; collect again"),
+        (
+            put("truncations", block().truncations * 2),
+            "s.h5:0: truncations 2 in history 0, step 4; false or true, 0 or 1; collect again",
+        ),
+        (without_rows, "s.h5:0: no history; one or more; collect it again, or remove the group"),
+        (no_group, "s.h5:0: a dataset; a group of datasets; collect again"),
         (newer, "s.h5:version: version 9; 1; collect again"),
     ],
 )
@@ -389,6 +445,46 @@ def test_faults_of_files_are_lines(tmp_path: Path, damage: Callable[[Path], None
     assert len(faults) == 1 and line in str(faults[0]) and "\n" not in str(faults[0])
     with pytest.raises(DataInvalid):
         of_histories(Store(path).load([0]), Spaces(cells=(9, 9), actions=5))
+
+
+def test_other_types_of_whole_numbers_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.h5", block())
+    put("truncations", block().truncations.astype(np.int8))(path)
+    put("episode", block().episode.astype(np.uint8))(path)
+    assert not check(path) and same(Store(path).read(0), block())
+
+
+def test_a_malformed_task_hides_no_fault_of_another(tmp_path: Path) -> None:
+    broken = block(1)
+    broken.rewards[1, 4] = np.nan
+    path = write(tmp_path / "s.h5", block(), broken, block(2))
+    put("history", [0, 0, 0])(path)
+    assert [fault.field for fault in check(path)] == ["0", "1"]
+    with pytest.raises(DataInvalid, match="0: history number 0 is there 3 times"):
+        Store(path)
+
+
+@pytest.mark.parametrize(
+    ("room", "index"),
+    [("darkroom", 40), ("darkroom-permuted", 77), ("darkroom-large", 97), ("dark-key-to-door", 3321)],
+)
+def test_histories_of_grids_keep_their_rules(tmp_path: Path, room: str, index: int) -> None:
+    def first(**change: Any) -> str:
+        return " ".join(str(fault) for fault in check_rules(tmp_path, task, replace(played, **change)))
+
+    task = GRIDS[room].task(index)
+    played = collect(room, [index], 4, 130, 0, tmp_path / "s.h5", "noise-distillation").read(index)
+    assert played.rewards.sum() > 0 and first() == ""
+    assert f"{index}: next observation [" in first(actions=(played.actions + 1) % 5)
+    assert f"history 0, step 0; {np.array(task.family.start)} by the rules of {room}" in first(
+        obs=played.obs * 0 + 2
+    )
+    row, step = np.argwhere(played.rewards)[-1]
+    rewards = played.rewards.copy()
+    rewards[row, step] = 0
+    assert f"{index}: rewards 0.0 in history {row}, step {step}; 1 by the rules of {room}" in first(
+        rewards=rewards
+    )
 
 
 def test_lengths_differ_between_tasks(tmp_path: Path) -> None:
@@ -446,7 +542,7 @@ def test_dicp_files_that_break_the_rules_are_refused(tmp_path: Path) -> None:
         file["40/actions"][0, 1] = (file["40/actions"][0, 1] + 1) % 4
     with pytest.raises(DataInvalid, match="40: a step that the rules do not allow; moves of darkroom"):
         convert(published, "store", tmp_path / "out")
-    with pytest.raises(UsageError, match="no environment in its name"):
+    with pytest.raises(UsageError, match=r"no environment in its name; .*rename the file"):
         convert(published.rename(tmp_path / "mine.hdf5"), "store", tmp_path / "out")
 
 

@@ -6,23 +6,18 @@ from collections.abc import Mapping
 
 from robotics.icrl.envs import names
 
-_GRIDS_ONLY = (names.DARK, "it knows the dark grids only", "noise-distillation, sb3 or random")
-KNOWN: Mapping[str, tuple[tuple[str, ...], str, str]] = {
-    "explorer": (
-        ("darkroom", "darkroom-large"), "it knows rooms with one goal", "noise-distillation, sb3 or random"
-    ),
-    "population": _GRIDS_ONLY,
-    "q-learning": _GRIDS_ONLY,
-    "noise-distillation": (names.EXPERTS, "no expert is known there", "sb3 or random"),
-}  # fmt: skip
-"""Of collectors that do not know every family: those they know, why, and what to choose in continuous control."""
+KNOWN: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "explorer": (("darkroom", "darkroom-large"), "it knows rooms with one goal"),
+    "population": (names.DARK, "it knows the dark grids only"),
+    "q-learning": (names.DARK, "it knows the dark grids only"),
+    "noise-distillation": (names.EXPERTS, "no expert is known there"),
+}
+"""Of collectors that do not know every family: those they know, and why."""
 
 
 def refusal(collector: str, env: str) -> str:
-    """Why a collector cannot play a family's tasks and what can; empty where it can."""
-    if collector not in KNOWN:
+    """Why a collector cannot play a family's tasks and which can; empty where it can."""
+    if collector not in KNOWN or env in KNOWN[collector][0]:
         return ""
-    rooms, what, others = KNOWN[collector]
-    if env in rooms:
-        return ""
-    return f"{collector} in {env}; {what}; choose {'another' if env in names.DARK else others}"
+    others = ", ".join([*(name for name, (rooms, _) in KNOWN.items() if env in rooms), "sb3"])
+    return f"{collector} in {env}; {KNOWN[collector][1]}; choose {others} or random"

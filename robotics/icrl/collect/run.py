@@ -89,10 +89,10 @@ def collect(
 ) -> Store:
     """`streams` histories of `steps` steps for each of the `tasks` (indices) of a family, in the store at `path`.
 
-    `random_share` of each task's histories, the last ones, play at random instead (LHF's noisy setting: 0.3); their
-    `source` says so. What the store holds already is kept, what is missing is made: the same call gives the same bytes,
-    however often it was interrupted. `tick` is called with (histories there, histories wanted). Raises `UsageError`,
-    `ResourcesExhausted`.
+    `random_share` of each task's histories, the last ones but never all, play at random instead (LHF's noisy setting:
+    0.3); their `source` says so. What the store holds already is kept, what is missing is made: the same call gives the
+    same bytes, however often it was interrupted. `tick` is called with (histories there, histories wanted). Raises
+    `UsageError`, `ResourcesExhausted`.
     """
     room, wanted = family(env_name), sorted(set(tasks))
     chosen = [room.task(index) for index in wanted]
@@ -104,7 +104,7 @@ def collect(
     collector, parsed = configured(algorithm, options)
     if why := refusal(algorithm, env_name):
         raise UsageError(f"collector {why}")
-    learning = streams - round(streams * random_share)
+    learning = _learning(streams, random_share)
     sources = [(algorithm, collector, parsed, np.arange(learning))]
     if learning < streams:
         sources.append(("random", COLLECTORS["random"], noise.RandomOptions(), np.arange(learning, streams)))
@@ -124,6 +124,11 @@ def collect(
                 if tick is not None:
                     tick(there(), len(chosen) * streams)
     return Store(path)
+
+
+def _learning(streams: int, random_share: float) -> int:
+    """How many of a task's histories do not play at random: one at least."""
+    return max(1, streams - round(streams * random_share))
 
 
 def configured(algorithm: str, options: Mapping[str, Any] | Config | None) -> tuple[Collector, Config]:
@@ -152,7 +157,7 @@ def described_store(
     random_share: float,
 ) -> Meta:
     """Attributes of a store; stores of other settings are not mixed with it."""
-    own = COLLECTORS[algorithm].hyper(room, options, streams - round(streams * random_share), steps)
+    own = COLLECTORS[algorithm].hyper(room, options, _learning(streams, random_share), steps)
     hyper = {**own, "steps": steps, "random_share": random_share}
     if COLLECTORS[algorithm].joint or random_share:
         hyper["streams"] = streams  # more streams would be another run
