@@ -125,6 +125,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         {"data": data, "model": {"dim": 16, "depth": 1, "heads": 2, "context": 30}}
     )
     path = tmp_path_factory.mktemp("bundle") / "wind"
+    pytest.importorskip("torch").manual_seed(0)
     network = build(config.model, spaces)
     return Bundle.save(path, pipeline="icrl", config=config, state_dict=network.state_dict())
 
@@ -288,7 +289,7 @@ def test_an_observation_is_not_cut_to_a_whole_number() -> None:
     )
 
 
-@pytest.mark.parametrize(("breaks", "episodes"), [("raise_at: 1", 1), ("reset_at: 2", 1), ("reset_at: 3", 2)])
+@pytest.mark.parametrize(("breaks", "episodes"), [("nan_at: 6", 1), ("reset_at: 2", 1), ("reset_at: 3", 2)])
 def test_an_episode_that_no_one_asked_for_costs_nothing(
     bundle: Bundle, tmp_path: Path, breaks: str, episodes: int
 ) -> None:
@@ -305,7 +306,7 @@ def test_an_episode_that_no_one_asked_for_costs_nothing(
     for before, after in zip(*found):
         pd.testing.assert_frame_equal(before, after)
     lengths = found[1][1].groupby(["task", "copy", "episode"]).size().to_numpy().reshape(2, 3, episodes)
-    assert (lengths[0] < 6).all() and (lengths[1] == 12).all()
+    assert (lengths[0] < 6).all() and (lengths[1] > 8).all()
 
 
 def test_steps_have_the_actions_that_the_environment_got() -> None:
@@ -366,10 +367,14 @@ def test_a_broken_task_does_not_change_the_context_of_others() -> None:
     net = build(ModelConfig(dim=16, depth=1, heads=2, context=30), Spaces(numbers=2, action_numbers=1)).eval()
     beside = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}, {raise_at: 4}]", "t", "reacher").tasks
     alone = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}]", "t", "reacher").tasks
-    runs = [rollout(net, each[0].family.batch(each, 1, 0), 3, greedy=True) for each in (beside, alone)]
+    batches = [each[0].family.batch(each, 1, 0) for each in (beside, alone)]
+    runs = [rollout(net, batch, 3, greedy=True) for batch in batches]
     count = runs[1].obs.shape[1]
     assert np.allclose(runs[0].obs[0, :count], runs[1].obs[0], atol=1e-5)
     assert runs[0].returns[0] == pytest.approx(runs[1].returns[0], abs=1e-4)
+    assert (
+        rollout(net, batches[1], 3, greedy=True).returns < 0
+    ).all()  # a second time from its first episode
 
 
 def test_the_shipped_model_learns_in_a_room_that_a_user_brings(tmp_path: Path) -> None:
