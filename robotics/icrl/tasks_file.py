@@ -36,7 +36,7 @@ from shared.errors import Fault, ItemError, SuiteError, UsageError
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 MAX_BYTES = 1_000_000
 MAX_STEPS, MAX_REQUEST_STEPS = 50_000_000, 200_000
-"""Of all tasks, copies and episodes of a file together, and of a served request, which keeps others waiting."""
+"""Of all tasks, copies, seeds and episodes of a file together, and of a served request, which keeps others waiting."""
 WHOLE = ("episodes", "copies", "seed")
 OWN = ("horizon", "random", "optimum")
 """Of an environment of one's own."""
