@@ -16,9 +16,9 @@ from robotics.icrl.envs.base import Floats, Task
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.figures import curve_figure, paths_figure
 from robotics.icrl.models.config import ModelConfig
-from robotics.icrl.play import GOOD, Played, first_good, play
+from robotics.icrl.play import GOOD, Played, first_good, play, told
 from robotics.icrl.predict import FILTER_PICTURE, load, require_spaces
-from robotics.icrl.tasks_file import SUFFIXES, read
+from robotics.icrl.tasks_file import SUFFIXES, Amount, read
 from robotics.icrl.video import write_films
 from shared.bundle import Bundle
 from shared.errors import DataInvalid, Fault, ItemError
@@ -87,7 +87,7 @@ def _to_play(config: IcrlConfig) -> tuple[IcrlConfig, list[Task]]:
     path = config.data.path
     if path is not None and path.suffix.lower() in SUFFIXES:
         try:
-            given = read(path, config.data.env)
+            given = read(path, config.data.env, Amount(**config.evaluate.model_dump()))
         except ItemError as err:
             raise DataInvalid([err.fault]) from None
         chosen = given.tasks
@@ -139,23 +139,15 @@ def rows_of(chosen: Sequence[Task], rounds: Sequence[Played], by_task: Floats) -
     rows, room = [], chosen[0].family
     best, name = room.best(chosen), "optimum" if room.best_is == "the optimum" else "reference"
     for row, task in enumerate(chosen):
-        params = {
-            key: " ".join(map(str, value)) if isinstance(value, list) else value
-            for key, value in task.params.items()
-            if key != "index"  # where a task has no other parameters
+        found = {
+            name: float(best[row]),
+            "first_return": float(returns[row, 0]),
+            "last_return": float(returns[row, -last:].mean()),
+            "first_normalised": float(by_task[row, 0]),
+            "last_normalised": float(by_task[row, -last:].mean()),
+            "episode_above_90": first_good(by_task[row]),
         }
-        rows.append(
-            {
-                "task": task.index,
-                **params,
-                name: float(best[row]),
-                "first_return": float(returns[row, 0]),
-                "last_return": float(returns[row, -last:].mean()),
-                "first_normalised": float(by_task[row, 0]),
-                "last_normalised": float(by_task[row, -last:].mean()),
-                "episode_above_90": first_good(by_task[row]),
-            }
-        )
+        rows.append(told(task, found) | found)
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -104,6 +104,17 @@ def normalised(tasks: Sequence[Task], returns: Floats) -> Floats:
     room = tasks[0].family
     chance, best = room.chance(tasks).reshape(shape), room.best(tasks).reshape(shape)
     return np.asarray((returns - chance) / (best - chance))
+
+
+def told(task: Task, others: Collection[str] = ()) -> dict[str, Any]:
+    """A task in a table: its number and its parameters, numbers of a list apart by blanks. A parameter that is called
+    like `others`, the table's columns, has ``_`` behind its name."""
+    found: dict[str, Any] = {"task": task.index}
+    for key, value in task.params.items():
+        if (key, value) != ("index", task.index):  # of a task that has no other parameters
+            name = f"{key}_" if key in ("task", *others) else key
+            found[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return found
 
 
 def first_good(curve: Floats) -> int | None:

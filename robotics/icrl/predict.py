@@ -23,11 +23,11 @@ from robotics.icrl.figures import filter_figure, paths_figure
 from robotics.icrl.lhf import Scores
 from robotics.icrl.models import build
 from robotics.icrl.models.spaces import Spaces
-from robotics.icrl.play import Played, first_good, play
+from robotics.icrl.play import Played, first_good, play, told
 from robotics.icrl.sample import EPISODES
 from robotics.icrl.store import Store
 from robotics.icrl.store_check import check as check_store
-from robotics.icrl.tasks_file import SUFFIXES, TaskFile, as_yaml, parse, read
+from robotics.icrl.tasks_file import SUFFIXES, Amount, TaskFile, as_yaml, parse, read
 from robotics.icrl.video import write_films
 from shared.bundle import Bundle
 from shared.config import merge, nested
@@ -91,6 +91,7 @@ class IcrlPredictor(Predictor):
         self.config: IcrlConfig = bundle.config(IcrlConfig, over or None)
         # Stores are not the bundle's: they are scored as published, unless the options say otherwise.
         self.scoring = IcrlConfig.model_validate({"filter": over.get("filter", {})})
+        self.unsaid = Amount(self.config.predict.episodes, self.config.predict.copies)
         self.network = load(bundle, self.config)
 
     # ------------------------------------------------------------ files
@@ -119,7 +120,7 @@ class IcrlPredictor(Predictor):
         file: Path = item.payload
         if file.suffix.lower() in STORES:
             return self._filtered(file)
-        return self._played(read(file, self.config.data.env), str(file))
+        return self._played(read(file, self.config.data.env, self.unsaid), str(file))
 
     def _played(self, given: TaskFile, source: str) -> Result:
         room, how = given.tasks[0].family, self.config.predict
@@ -131,7 +132,7 @@ class IcrlPredictor(Predictor):
         if room.name != self.config.data.env:
             notes.append(f"trained in {self.config.data.env}, played in {room.name}")
         seed = self.config.seed if given.seed is None else given.seed
-        episodes, copies = given.episodes or how.episodes, given.copies or how.copies
+        episodes, copies = given.episodes or self.unsaid.episodes, given.copies or self.unsaid.copies
         played = play(self.network, given.tasks, episodes, copies, seed, how)
         broken = [
             Fault(source, str(said), "", "mend it", f"task {task.index}") for task, said in played.broken
@@ -176,7 +177,8 @@ class IcrlPredictor(Predictor):
         if len(text) > MAX_REQUEST_CHARACTERS:
             found, wanted = f"{len(text):,} characters", f"at most {MAX_REQUEST_CHARACTERS:,}"
             raise ItemError("request", found, wanted, "split it", "tasks")
-        result = self._played(parse(text, "request", self.config.data.env, own=False), "request")
+        given = parse(text, "request", self.config.data.env, unsaid=self.unsaid, own=False)
+        result = self._played(given, "request")
         if result.failed:
             raise ItemError.of(result.failed[0])
         return {"returns": _csv(returns_table(result.played)), "steps": _csv(steps_table(result.played))}
@@ -190,23 +192,22 @@ class IcrlPredictor(Predictor):
 
 
 def returns_table(played: Played) -> pd.DataFrame:
-    """One row an episode: task, copy (from 0), episode (from 1), return, normalised return (empty where not known)."""
-    count, copies, episodes = played.returns.shape
-    task, copy, episode = np.indices((count, copies, episodes)).reshape(3, -1)
-    numbers = np.array([each.index for each in played.tasks])
-    return pd.DataFrame(
-        {
-            "task": numbers[task],
-            "copy": copy,
-            "episode": episode + 1,
-            "return": played.returns.ravel(),
-            "normalised": played.normalised.ravel().round(6),
-        }
-    )
+    """One row an episode: task and its parameters, copy (from 0), episode (from 1), return, normalised return (empty
+    where not known)."""
+    task, copy, episode = np.indices(played.returns.shape).reshape(3, -1)
+    found = {
+        "copy": copy,
+        "episode": episode + 1,
+        "return": played.returns.ravel(),
+        "normalised": played.normalised.ravel().round(6),
+    }
+    about = pd.DataFrame([told(each, found) for each in played.tasks], dtype=object)
+    return about.astype({"task": int}).iloc[task].reset_index(drop=True).assign(**found)
 
 
 def steps_table(played: Played) -> pd.DataFrame:
-    """One row a step: what the agent saw (x, y in a grid), what it did there, what it got."""
+    """One row a step: what the agent saw (x, y in a grid), what it did there, as the environment was told it, what it
+    got."""
     episode, step = played.place
     row, at = np.nonzero(episode < played.returns.shape[2])
     numbers = np.repeat([each.index for each in played.tasks], played.copies)
@@ -218,7 +219,8 @@ def steps_table(played: Played) -> pd.DataFrame:
     }
     grid = isinstance(played.family, GridFamily)
     found |= _columns("obs", played.rollout.obs[row, at], ("x", "y") if grid else ())
-    found |= _columns("action", played.rollout.actions[row, at])
+    first = played.family.action_space.get("start", 0)
+    found |= _columns("action", played.rollout.actions[row, at] + first)
     return pd.DataFrame(found | {"reward": played.rollout.rewards[row, at]})
 
 

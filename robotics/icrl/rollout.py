@@ -26,8 +26,8 @@ from shared.errors import UsageError
 
 @dataclass(frozen=True)
 class Rollout:
-    """B copies, T steps, K episodes; `returns` (B, K), the others (B, T, …). Copies whose episodes are shorter play on
-    until all have K; what they do then is in no return."""
+    """B copies, T steps, K episodes; `returns` (B, K), the others (B, T, …). Copies whose episodes are shorter wait
+    until all have K; what stands there then is in no return."""
 
     returns: NDArray[np.float64]
     obs: NDArray[Any]
@@ -191,6 +191,7 @@ class _Run:
 
     def play(self) -> Rollout:
         spaces, shape = self.network.spaces, tuple(self.environments.shape)
+        self.environments.episodes = self.episodes
         obs = self._tensor(self.environments.reset())
         action, reward = self._first_action(), torch.zeros(self.batch, device=self.device)
         start = torch.ones(self.batch, dtype=torch.bool, device=self.device)

@@ -7,8 +7,8 @@
       - index: 17              # or the task's number
 
 An environment of one's own is named as gymnasium does it, ``module:Name-v0`` or a ``Name-v0`` that is registered; its
-tasks are keyword arguments of ``gymnasium.make``. `horizon` limits its episodes; `random` and `optimum`, the returns
-that count as 0 and 1, may say what a return is worth::
+tasks are keyword arguments that ``gymnasium.make`` hands on. `horizon` limits its episodes; `random` and `optimum`,
+the returns that count as 0 and 1, may say what a return is worth::
 
     env: my_package:MyEnv-v0
     tasks: [{wind: 0.5}, {wind: -0.5}]
@@ -36,7 +36,7 @@ from shared.errors import Fault, ItemError, SuiteError, UsageError
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 MAX_BYTES = 1_000_000
 MAX_STEPS, MAX_REQUEST_STEPS = 50_000_000, 200_000
-"""Of all tasks, copies and episodes of a file together, and of a served request, which keeps others waiting."""
+"""Of all tasks, copies, seeds and episodes of a file together, and of a served request, which keeps others waiting."""
 WHOLE = ("episodes", "copies", "seed")
 OWN = ("horizon", "random", "optimum")
 """Of an environment of one's own."""
@@ -54,8 +54,19 @@ class TaskFile:
     """Tasks that cannot be played."""
 
 
-def read(path: Path, env: str) -> TaskFile:
-    """The tasks of a file; `env` where it names none. Raises `ItemError` if none of them can be played."""
+@dataclass(frozen=True)
+class Amount:
+    """What is played where a file says nothing, of `tasks` tasks at most, with each of `seeds`."""
+
+    episodes: int = 1
+    copies: int = 1
+    seeds: int = 1
+    tasks: int | None = None
+
+
+def read(path: Path, env: str, unsaid: Amount = Amount()) -> TaskFile:
+    """The tasks of a file; `env` where it names none. Raises `ItemError` if none of them can be played, and where more
+    would be played than `MAX_STEPS`."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -65,10 +76,18 @@ def read(path: Path, env: str) -> TaskFile:
         raise ItemError(path, str(err.strerror or err), "a readable file", "check the path") from None
     except UnicodeDecodeError:
         raise ItemError(path, "not UTF-8 text", "a file of tasks", "save it as UTF-8") from None
-    return parse(text, path, env, path.suffix.lower())
+    return parse(text, path, env, path.suffix.lower(), unsaid)
 
 
-def parse(text: str, source: Path | str, env: str, suffix: str = ".yaml", *, own: bool = True) -> TaskFile:
+def parse(
+    text: str,
+    source: Path | str,
+    env: str,
+    suffix: str = ".yaml",
+    unsaid: Amount = Amount(),
+    *,
+    own: bool = True,
+) -> TaskFile:
     """The same of a text; without `own` only environments known here are made. Raises `ItemError`."""
     content = _table(text, source) if suffix == ".csv" else _mapping(text, source, suffix)
     known = ("env", "tasks", *WHOLE, *OWN)
@@ -94,23 +113,31 @@ def parse(text: str, source: Path | str, env: str, suffix: str = ".yaml", *, own
     if not found:
         raise ItemError.of(faults[0])
     result = TaskFile(found, whole["episodes"], whole["copies"], whole["seed"], faults)
-    total = len(found) * (result.copies or 1) * (result.episodes or 1) * room.horizon
+    counts = {
+        "tasks": min(len(found), unsaid.tasks or len(found)),
+        "copies": result.copies or unsaid.copies,
+        "seeds": unsaid.seeds,
+        "episodes": result.episodes or unsaid.episodes,
+        "steps": room.horizon,
+    }
     most = MAX_STEPS if own else MAX_REQUEST_STEPS
-    if total > most:
-        raise ItemError(source, f"{total:,} steps in all", f"at most {most:,}", "split it")
+    if (total := math.prod(counts.values())) > most:
+        said = " × ".join(f"{count:,} {name}" for name, count in counts.items() if count > 1)
+        raise ItemError(source, f"{said} are {total:,} steps", f"at most {most:,}", "ask for fewer")
     return result
 
 
 def _tasks(room: Family[Any], rows: Sequence[Any], source: Path | str) -> tuple[list[Task], list[Fault]]:
     found: list[Task] = []
     faults: list[Fault] = []
-    numbers: set[int] = set()
+    there: set[str] = set()
     for number, row in enumerate(rows):
         try:
             task = _task(room, number, row)
-            if task.index in numbers:
+            # Not its number: off the lists that is its place in the file.
+            if (params := str(sorted(task.params.items()))) in there:
                 raise UsageError(f"{_plain(row)}: is there already; each task once, and `copies` for more")
-            numbers.add(task.index)
+            there.add(params)
             found.append(task)
         except (UsageError, TypeError, ValueError) as err:
             said = str(err) if isinstance(err, SuiteError) else f"{_plain(row)} is no task"
@@ -119,11 +146,9 @@ def _tasks(room: Family[Any], rows: Sequence[Any], source: Path | str) -> tuple[
 
 
 def _plain(row: Any) -> str:
-    return (
-        ", ".join(f"{key} {value}" for key, value in row.items())[:60]
-        if isinstance(row, Mapping)
-        else str(row)[:60]
-    )
+    if isinstance(row, Mapping):
+        return ", ".join(f"{key} {value}" for key, value in row.items())[:60] or "no arguments"
+    return str(row)[:60]
 
 
 def _task(room: Family[Any], number: int, row: Any) -> Task:

@@ -40,6 +40,7 @@ from shared.errors import ItemError, UsageError
 
 envs.register()
 BODIES = ("reacher", "half-cheetah", "ant", "pusher")
+HELD = family("reacher").tasks("test")[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*Box")
@@ -164,10 +165,10 @@ def test_pictures_show_the_arm_and_the_goal() -> None:
             lambda: family("reacher").find({"goal": [0.2, 0.2]}),
             r"goal \[0.2, 0.2\]: out of reach; at most 0.21 m",
         ),
-        (lambda: family("ant").find({"direction": 7}), "direction 7: 1 from 0 to 6.283 wanted"),
+        (lambda: family("ant").find({"direction": 7}), "direction 7: one number from 0 to 6.283 wanted"),
         (
             lambda: family("reacher").find({"goal": ["a", 0.1]}),
-            r"goal \['a', 0.1\]: 2 from -0.21 to 0.21 and",
+            r"goal \['a', 0.1\]: 2 numbers from -0.21 to 0.21 and",
         ),
     ],
 )
@@ -253,12 +254,13 @@ def test_files_of_tasks_go_round() -> None:
     held = room.tasks("test")[:2]
     found = parse(as_yaml("reacher", held, 3, 1), "t", "darkroom")
     assert found.tasks == held and (found.episodes, found.seed) == (3, 1)
-    own = parse(
-        "env: reacher\ntasks: [{goal: [0.1, 0.05]}, {goal: [0, 0.1], damping: 2}, {goal: [1, 1]}]",
-        "t",
-        "reacher",
+    rows = (
+        "{goal: [0.1, 0.05]}, {goal: [0, 0.1], damping: 2}, {goal: [1, 1]}, {goal: [0.10, 0.05]}, {index: 3}"
     )
-    assert [task.index for task in own.tasks] == [200, 201] and "tasks[2]" in str(own.faults[0])
+    own = parse(f"tasks: [{rows}, {{goal: {list(room.task(3).goal)}}}]", "t", "reacher")
+    assert [task.index for task in own.tasks] == [200, 201, 3]
+    assert [fault.field for fault in own.faults] == ["tasks[2]", "tasks[3]", "tasks[5]"]
+    assert "goal [0.1, 0.05]: is there already; each task once, and `copies`" in str(own.faults[1])
     table = parse("env,goal\nreacher,0.1 -0.05\n", "t", "darkroom", ".csv")
     assert table.tasks[0].params == {"goal": [0.1, -0.05]}
 
@@ -266,7 +268,7 @@ def test_files_of_tasks_go_round() -> None:
 def test_a_bundle_plays_a_file_of_goals(bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
     (tmp_path / "goals.yaml").write_text(
-        "episodes: 3\ncopies: 2\ntasks:\n  - goal: [0.1, 0.05]\n  - index: 7\n"
+        f"episodes: 3\ncopies: 2\ntasks:\n  - goal: [0.1, 0.05]\n  - index: {HELD.index}\n"
     )
     predictor = IcrlPredictor(bundle, {"gif": True, "mp4": True})
     (item,) = predictor.discover([tmp_path / "goals.yaml"])
@@ -280,6 +282,8 @@ def test_a_bundle_plays_a_file_of_goals(bundle: Bundle, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(steps) == 2 * 2 * 3 * 50 and steps[["action_0", "action_1"]].abs().max().max() <= 1
     summed = steps.groupby(["task", "copy", "episode"])["reward"].sum()
+    goals = returns.groupby("task")["goal"].unique().map(list)
+    assert goals.to_dict() == {200: ["0.1 0.05"], HELD.index: [" ".join(map(str, HELD.goal))]}
     assert returns.set_index(["task", "copy", "episode"])["return"].sort_index().to_numpy() == pytest.approx(
         summed.to_numpy(), abs=1e-3
     )
@@ -299,7 +303,7 @@ def test_without_ffmpeg_all_but_the_film_is_there(
 
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     predictor = IcrlPredictor(bundle, {"mp4": True, "picture": False})
-    (tmp_path / "goals.yaml").write_text("episodes: 1\ntasks:\n  - index: 7\n")
+    (tmp_path / "goals.yaml").write_text(f"episodes: 1\ntasks:\n  - index: {HELD.index}\n")
     (item,) = predictor.discover([tmp_path / "goals.yaml"])
     (tmp_path / "out").mkdir()
     said = predictor.write(predictor.predict(item), tmp_path / "out")

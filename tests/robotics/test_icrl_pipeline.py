@@ -29,7 +29,7 @@ from robotics.icrl.prepare import _wait_for
 from robotics.icrl.sample import write_sample
 from robotics.icrl.store import parts_folder
 from robotics.icrl.task import IcrlTask
-from robotics.icrl.tasks_file import parse, read
+from robotics.icrl.tasks_file import MAX_STEPS, Amount, parse, read
 from shared.bundle import Bundle
 from shared.config import merge
 from shared.errors import DataInvalid, EnvironmentUnfit, ItemError, UsageError
@@ -236,7 +236,11 @@ def test_a_task_that_cannot_be_played_is_named_and_the_others_are_played(row: st
         ("env: lightroom\ntasks: [{index: 1}]", ".yaml", "environment lightroom: unknown; one of darkroom"),
         ("tasks: [{index: 81}]", ".yaml", "task 81 of darkroom: unknown"),
         ("tasks: [{index: 1}]\nepisodes: 0", ".yaml", "found 0; a whole number from 1"),
-        ("tasks: [{index: 1}]\nepisodes: 99999999", ".yaml", "steps in all"),
+        (
+            "tasks: [{index: 1}]\nepisodes: 99999999",
+            ".yaml",
+            "t.yaml: 99,999,999 episodes × 20 steps are 1,999,999,980 steps; at most 50,000,000; ask for",
+        ),
         ("tasks: [{index: 1}]\nepisode: 3", ".yaml", "unknown key episode"),
         ("tasks: []", ".yaml", "no tasks"),
         ("goal\n4 2,9\n", ".csv", "another width"),
@@ -352,6 +356,54 @@ def test_a_file_of_tasks_says_how_they_are_played(tmp_path: Path) -> None:
     )
 
 
+ALL_GOALS = "tasks:\n" + "".join(f"  - index: {index}\n" for index in range(81))
+
+
+@pytest.mark.parametrize(
+    ("said", "played", "total"),
+    [
+        ("", {"episodes": 30_000, "copies": 1}, 48_600_000),
+        ("", {"episodes": 30_000, "copies": 2}, 97_200_000),
+        ("copies: 1\n", {"episodes": 30_000, "copies": 2}, 48_600_000),
+        ("episodes: 40_000\n", {"episodes": 2, "copies": 1}, 64_800_000),
+        ("", {"episodes": 30_000, "copies": 10, "tasks": 4, "seeds": 2}, 48_000_000),
+        ("", {"episodes": 30_000, "copies": 10, "tasks": 4, "seeds": 3}, 72_000_000),
+    ],
+)
+def test_what_is_played_is_counted(said: str, played: dict[str, int], total: int) -> None:
+    if total <= MAX_STEPS:
+        assert len(parse(said + ALL_GOALS, "t", "darkroom", unsaid=Amount(**played)).tasks) == 81
+        return
+    with pytest.raises(ItemError, match=f" are {total:,} steps; at most 50,000,000; ask for fewer"):
+        parse(said + ALL_GOALS, "t", "darkroom", unsaid=Amount(**played))
+
+
+def test_no_one_plays_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file says nothing, what the settings say counts: of `predict`, of a request and of `evaluate`."""
+    for module in ("predict", "evaluate"):
+        monkeypatch.setattr(f"robotics.icrl.{module}.play", None)
+    assert PIPELINE.builtin is not None
+    bundle = Bundle.open(PIPELINE.builtin)
+    (tmp_path / "t.yaml").write_text(ALL_GOALS)
+    predictor = IcrlPredictor(bundle, {"episodes": 10_000_000})
+    with pytest.raises(
+        ItemError, match=r"t\.yaml: 81 tasks × 10,000,000 episodes × 20 steps are 16,200,000,000"
+    ):
+        predictor.predict(predictor.discover([tmp_path / "t.yaml"])[0])
+    with pytest.raises(
+        ItemError, match="81 tasks × 120 copies × 20 episodes × 20 steps are 3,888,000 steps; at "
+    ):
+        IcrlPredictor(bundle, {}).predict_record({"tasks": ALL_GOALS + "copies: 120\n"})
+    over = {
+        "data": {"path": str(tmp_path / "t.yaml")},
+        "evaluate": {"episodes": 4000, "copies": 20, "tasks": 16, "seeds": 3},
+    }
+    with pytest.raises(
+        DataInvalid, match="16 tasks × 20 copies × 3 seeds × 4,000 episodes × 20 steps are 76,8"
+    ):
+        evaluate(bundle, bundle.config(IcrlConfig, over), tmp_path)
+
+
 @pytest.fixture(scope="module")
 def shipped() -> IcrlPredictor:
     assert PIPELINE.builtin is not None
@@ -431,6 +483,6 @@ def test_a_store_is_scored_as_published_whatever_the_bundle_says(tmp_path: Path)
 def test_serving_answers_as_the_tables_say(shipped: IcrlPredictor) -> None:
     answer = shipped.predict_record(shipped.example_record())
     assert set(answer) == set(shipped.record_outputs)
-    assert answer["returns"].startswith("task,copy,episode,return,normalised\n")
+    assert answer["returns"].startswith("task,goal,copy,episode,return,normalised\n38,")
     result: Any = shipped._played(parse(shipped.example_record()["tasks"], "r", "darkroom"), "r")
     assert len(returns_table(result.played)) * 20 == len(steps_table(result.played))

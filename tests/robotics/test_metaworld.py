@@ -22,7 +22,7 @@ from robotics.icrl.data import IcrlData, infer
 from robotics.icrl.envs import ml1, names
 from robotics.icrl.envs.families import FAMILIES, family
 from robotics.icrl.pipeline import PIPELINE
-from robotics.icrl.play import normalised, play
+from robotics.icrl.play import normalised, play, told
 from robotics.icrl.store_check import check
 from robotics.icrl.task import IcrlTask
 from robotics.icrl.tasks_file import as_yaml, parse
@@ -104,6 +104,7 @@ def test_tasks_are_numbers_of_a_list() -> None:
     assert [task.index for task in REACH.tasks("test")] == list(range(50, 100))
     found = parse(as_yaml("ml1-reach", REACH.tasks("test")[:2], 3, 1), "t", "darkroom")
     assert found.tasks == REACH.tasks("test")[:2] and family("icrl/ML1-reach-v3") is REACH
+    assert told(found.tasks[1]) == {"task": 51}
     assert family("ml1-reach").observation_space["shape"] == [11]
     assert family("ml1-hammer").observation_space["shape"] == [18]
     for call, said in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 pytest.importorskip("gymnasium", reason="the robotics extra is not installed")
 pytest.importorskip("h5py")
 
-from robotics.icrl.config import IcrlConfig
+from robotics.icrl.config import IcrlConfig, PlayConfig
 from robotics.icrl.evaluate import evaluate
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.pipeline import PIPELINE
-from robotics.icrl.predict import IcrlPredictor
+from robotics.icrl.play import play, told
+from robotics.icrl.predict import IcrlPredictor, steps_table
 from robotics.icrl.rollout import rollout
 from robotics.icrl.tasks_file import parse
 from shared.bundle import Bundle
@@ -35,9 +37,9 @@ class Wind(gym.Env):
     metadata = {"render_modes": ["rgb_array"]}
 
     def __init__(self, wind=0.0, raise_at=0, nan_at=0, wide=False, old=False, late=False, low=-1, odd="",
-                 render_mode=None):
+                 reset_at=0, render_mode=None):
         self.wind, self.raise_at, self.nan_at, self.old = wind, raise_at, nan_at, old
-        self.late, self.odd, self.render_mode = late, odd, render_mode
+        self.late, self.odd, self.reset_at, self.render_mode = late, odd, reset_at, render_mode
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gym.spaces.Box(low, 1, (2 if wide else 1,), np.float32)
         self.episodes = 0
@@ -45,6 +47,8 @@ class Wind(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.episodes += 1
+        if self.episodes == self.reset_at:
+            raise RuntimeError("no wind")
         self.steps, self.x = 0, self.np_random.uniform(-0.1, 0.1)
         obs = np.array([self.x, 0.0])
         return obs if self.old == "reset" else (obs, {})
@@ -86,16 +90,17 @@ gym.register("own/Endless-v0", Wind)
 class Halves(gym.Env):
     """Whole numbers are promised, halves come."""
 
-    observation_space, action_space = gym.spaces.Box(0, 9, (1,), np.int64), gym.spaces.Discrete(2)
+    observation_space, got = gym.spaces.Box(0, 9, (1,), np.int64), []
 
-    def __init__(self, half=False, render_mode=None):
-        self.half = half
+    def __init__(self, half=False, start=0, render_mode=None):
+        self.half, self.action_space = half, gym.spaces.Discrete(2, start=start)
 
     def reset(self, *, seed=None, options=None):
         return np.array([1]), {}
 
     def step(self, action):
         self.half += bool(self.half)
+        self.got.append(action)
         return np.array([1.5 if self.half > 2 else 1]), 0.0, False, False, {}
 
 gym.register("own/Halves-v0", Halves, max_episode_steps=12)
@@ -120,6 +125,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         {"data": data, "model": {"dim": 16, "depth": 1, "heads": 2, "context": 30}}
     )
     path = tmp_path_factory.mktemp("bundle") / "wind"
+    pytest.importorskip("torch").manual_seed(0)
     network = build(config.model, spaces)
     return Bundle.save(path, pipeline="icrl", config=config, state_dict=network.state_dict())
 
@@ -197,6 +203,18 @@ def test_returns_are_normalised_where_the_file_says_how(bundle: Bundle, tmp_path
             "actions [1] float32 from 0 to 1; observations [2] float64, actions [1] float32 from -1 to 1",
         ),
         ("speed: 1", "with speed=1: TypeError: "),
+        ("reset_at: 2", "task 1: episode 2, step 0: RuntimeError: no wind"),
+        *(
+            (
+                f"{key}: 50",
+                f"tasks[1]: {key} is gymnasium.make's own; arguments of own_wind:own/Wind-v0 wanted",
+            )
+            for key in ("max_episode_steps", "render_mode", "disable_env_checker", "id")
+        ),
+        (
+            "wind: 0.0",
+            "tasks[1]: wind 0.0: is there already; each task once, and `copies` for more; correct it",
+        ),
     ],
 )
 def test_what_breaks_costs_its_task_alone(bundle: Bundle, tmp_path: Path, broken: str, said: str) -> None:
@@ -271,6 +289,47 @@ def test_an_observation_is_not_cut_to_a_whole_number() -> None:
     )
 
 
+@pytest.mark.parametrize(("breaks", "episodes"), [("nan_at: 6", 1), ("reset_at: 2", 1), ("reset_at: 3", 2)])
+def test_an_episode_that_no_one_asked_for_costs_nothing(
+    bundle: Bundle, tmp_path: Path, breaks: str, episodes: int
+) -> None:
+    """The wind's copies have had theirs, at different times, long before the task beside them has."""
+    found = []
+    for more in ("", breaks):
+        folder = tmp_path / more.partition(":")[0] / "play"
+        folder.mkdir(parents=True)
+        rows = f"[{{wind: 0.4, {more}}}, {{}}]"
+        text = f"env: own_wind:own/Wind-v0\nepisodes: {episodes}\ncopies: 3\ntasks: {rows}\n"
+        assert "failed" not in played(bundle, folder, text)
+        tables = (pd.read_csv(folder / "out" / name) for name in ("returns.csv", "steps.csv"))
+        found.append([table[["task", "copy", "episode", *list(table)[-2:]]] for table in tables])
+    for before, after in zip(*found):
+        pd.testing.assert_frame_equal(before, after)
+    lengths = found[1][1].groupby(["task", "copy", "episode"]).size().to_numpy().reshape(2, 3, episodes)
+    assert (lengths[0] < 6).all() and (lengths[1] > 8).all()
+
+
+def test_steps_have_the_actions_that_the_environment_got() -> None:
+    import own_wind  # type: ignore[import-not-found]
+
+    found = parse("env: own_wind:own/Halves-v0\ntasks: [{start: 3}, {start: 2}]\n", "t", "darkroom")
+    (said,) = found.faults
+    assert (
+        "actions of 2 kinds from 2; observations [1] int64 from 0 to 9, actions of 2 kinds from 3 as"
+        in str(said)
+    )
+    network = build(ModelConfig(dim=16, depth=1, heads=2, context=30), Spaces(cells=(10,), actions=2))
+    own_wind.Halves.got.clear()
+    steps = steps_table(play(network, found.tasks, 2, 1, 0, PlayConfig()))
+    assert steps["action"].tolist() == own_wind.Halves.got and set(own_wind.Halves.got) == {3, 4}
+
+
+def test_a_parameter_never_takes_a_column_s_name() -> None:
+    found = parse("env: own_wind:own/Halves-v0\ntasks: [{start: 3}]\n", "t", "darkroom").tasks[0]
+    odd = replace(found, params={"task": 3, "copy": [1, 2], "index": 4, "wind": None})
+    assert told(odd, ("copy",)) == {"task": 0, "task_": 3, "copy_": "1 2", "index": 4, "wind": None}
+
+
 def test_a_limit_of_ones_own(bundle: Bundle, tmp_path: Path) -> None:
     played(bundle, tmp_path, "env: own_wind:own/Endless-v0\nhorizon: 7\nepisodes: 2\ntasks: [{}]\n")
     steps = pd.read_csv(tmp_path / "out" / "steps.csv")
@@ -308,10 +367,14 @@ def test_a_broken_task_does_not_change_the_context_of_others() -> None:
     net = build(ModelConfig(dim=16, depth=1, heads=2, context=30), Spaces(numbers=2, action_numbers=1)).eval()
     beside = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}, {raise_at: 4}]", "t", "reacher").tasks
     alone = parse("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.2}]", "t", "reacher").tasks
-    runs = [rollout(net, each[0].family.batch(each, 1, 0), 3, greedy=True) for each in (beside, alone)]
+    batches = [each[0].family.batch(each, 1, 0) for each in (beside, alone)]
+    runs = [rollout(net, batch, 3, greedy=True) for batch in batches]
     count = runs[1].obs.shape[1]
     assert np.allclose(runs[0].obs[0, :count], runs[1].obs[0], atol=1e-5)
     assert runs[0].returns[0] == pytest.approx(runs[1].returns[0], abs=1e-4)
+    assert (
+        rollout(net, batches[1], 3, greedy=True).returns < 0
+    ).all()  # a second time from its first episode
 
 
 def test_the_shipped_model_learns_in_a_room_that_a_user_brings(tmp_path: Path) -> None:

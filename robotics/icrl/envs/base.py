@@ -42,6 +42,9 @@ class Step(NamedTuple):
 class Environments(Protocol):
     """Copies of an environment in arrays; an episode begins anew in the step that ends it (gymnasium's SAME_STEP)."""
 
+    episodes: int | None
+    """that a copy is asked for; where episodes end apart, one that has had them may wait, ended in every step"""
+
     @property
     def shape(self) -> tuple[int, ...]: ...
 

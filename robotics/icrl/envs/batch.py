@@ -37,6 +37,8 @@ class GridBatch:
             raise UsageError(f"auto_reset {auto_reset}: unknown; same-step or disabled")
         self.broken: dict[int, Broken] = {}
         """Nothing in a grid breaks"""
+        self.episodes: int | None = None
+        """All end together: none of them waits for others"""
         self.family, self.tasks, self.streams, self.auto_reset = (
             chosen[0].family,
             tuple(chosen),

@@ -178,7 +178,8 @@ def _numbers(name: str, value: Any, low: Sequence[float], high: Sequence[float])
     numbers = [float("nan") if isinstance(each, bool | str) else float(each) for each in given]
     if len(numbers) != len(low) or not all(a <= x <= b for a, x, b in zip(low, numbers, high)):
         span = " and ".join(f"{a:g} to {b:.4g}" for a, b in zip(low, high))
-        raise UsageError(f"{name} {value}: {len(low)} from {span} wanted")
+        count = "one number" if len(low) == 1 else f"{len(low)} numbers"
+        raise UsageError(f"{name} {value}: {count} from {span} wanted")
     return tuple(numbers)
 
 

@@ -1,7 +1,8 @@
 """Copies of gymnasium environments as arrays, each going on by itself: episodes may end at different times.
 
 A copy whose environment raises, or gives something that is no finite number, breaks its whole task: the task's copies
-are not stepped any more, count as ended in every step, and `broken` says what happened.
+are not stepped any more, count as ended in every step, and `broken` says what happened. So does a copy that has had
+its `episodes`, which breaks nothing: what no one asked for cannot fail.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class GymBatch:
         self.tasks, self.seed, self.first, self.render_mode = tuple(chosen), seed, first, render_mode
         self.shape = (len(chosen), copies)
         self.broken: dict[int, Broken] = {}
+        self.episodes: int | None = None
+        """Of each copy; None: without end"""
         self._envs: dict[tuple[int, int], gym.Env[Any, Any]] = {}
         self._episode, self._step = np.zeros(self.shape, int), np.zeros(self.shape, int)
         family = chosen[0].family
@@ -66,6 +69,9 @@ class GymBatch:
         self.broken[at[0]] = Broken(at[0], said[:300], int(self._episode[at]), int(self._step[at]))
         return None
 
+    def _done(self, at: tuple[int, int]) -> bool:
+        return self.episodes is not None and bool(self._episode[at] > self.episodes)
+
     def _begin(self, at: tuple[int, int]) -> Array:
         def begin() -> Array:
             if at not in self._envs:
@@ -79,7 +85,7 @@ class GymBatch:
 
         self._episode[at] += 1
         self._step[at] = 0
-        found = self._guard(at, begin)
+        found = None if self._done(at) else self._guard(at, begin)
         return np.zeros(self._width, self._type) if found is None else found
 
     def _seen(self, obs: Any) -> Array:
@@ -114,6 +120,7 @@ class GymBatch:
     # ------------------------------------------------------------ all of them
 
     def reset(self) -> Array:
+        self._episode[:] = 0
         obs = np.zeros((*self.shape, self._width), self._type)
         for at in np.ndindex(*self.shape):
             if at[0] not in self.broken:
@@ -127,7 +134,9 @@ class GymBatch:
         ended, cut = np.zeros(self.shape, bool), np.zeros(self.shape, bool)
         for at in np.ndindex(*self.shape):
             place = (at[0], at[1])
-            if at[0] not in self.broken:
+            if self._done(place):
+                ended[at] = True
+            elif at[0] not in self.broken:
                 self._step[at] += 1
                 action = np.asarray(actions[at])
                 found = self._guard(place, partial(self._act, place, action))

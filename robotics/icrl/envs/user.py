@@ -1,4 +1,4 @@
-"""A user's own environment as a family: its tasks are keyword arguments of ``gymnasium.make``.
+"""A user's own environment as a family: its tasks are keyword arguments that ``gymnasium.make`` hands on.
 
 ``env: my_package:MyEnv-v0`` imports `my_package`, as gymnasium does; nothing else is imported. What a task's
 environment is like is found out by making it and taking one step, before anything is played.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def is_own(name: str) -> bool:
 
 @dataclass(frozen=True)
 class GymTask:
-    """Keyword arguments of ``gymnasium.make``; `index` is the place in the file."""
+    """Keyword arguments of the environment; `index` is the place in the file."""
 
     family: GymFamily
     index: int
@@ -66,6 +67,11 @@ class GymFamily(Family[GymTask]):
         self._spaces: tuple[dict[str, Any], dict[str, Any]] | None = None
         for number, row in enumerate(self.rows):
             try:
+                if odd := sorted(_makes_own() & set(row)):
+                    raise UsageError(
+                        f"{odd[0]} is gymnasium.make's own; arguments of {env_id} wanted (`horizon:` of the file "
+                        "limits episodes)"
+                    )
                 found = _probed(self._made(row), env_id)
                 self._spaces = self._spaces or found
                 if found != self._spaces:
@@ -125,6 +131,14 @@ class GymFamily(Family[GymTask]):
             raise UsageError(
                 f"{self.env_id} with {_short(keys)}: {named_line(err)}; keyword arguments it takes wanted"
             ) from err
+
+
+def _makes_own() -> set[str]:
+    """Keyword arguments that an environment would not get, or that are ours to give."""
+    import gymnasium
+
+    named = signature(gymnasium.make).parameters.values()
+    return {"render_mode", *(each.name for each in named if each.kind is not each.VAR_KEYWORD)}
 
 
 def _limit_of(env_id: str) -> int:
@@ -196,11 +210,12 @@ def _numbers(values: Any, what: str) -> None:
 
 
 def _space(space: Any, which: str) -> dict[str, Any]:
-    """As a store describes it. Raises `UsageError`."""
+    """As a store describes it, with the `start` of actions that do not begin at 0. Raises `UsageError`."""
     from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
     if isinstance(space, Discrete) and (which == "action" or space.start == 0):
-        return {"kind": "discrete", "n": int(space.n)}
+        start = {"start": int(space.start)} if space.start else {}
+        return {"kind": "discrete", "n": int(space.n), **start}
     if which == "observation" and isinstance(space, MultiDiscrete):
         high = (space.nvec.ravel() - 1).tolist()
         return {"kind": "box", "shape": [len(high)], "dtype": "int64", "low": 0, "high": high}
@@ -220,7 +235,8 @@ def _said(see: Mapping[str, Any], do: Mapping[str, Any]) -> str:
 
 def _plain(space: Mapping[str, Any]) -> str:
     if space["kind"] == "discrete":
-        return f"of {space['n']} kinds"
+        first = space.get("start", 0)
+        return f"of {space['n']} kinds" + (f" from {first}" if first else "")
     limits = "" if space["low"] is None else f" from {_few(space['low'])} to {_few(space['high'])}"
     return f"{space['shape']} {space['dtype']}{limits}"
 
