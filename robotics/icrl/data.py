@@ -29,7 +29,7 @@ from robotics.icrl.models.spaces import Spaces
 from robotics.icrl.store import Histories, Store, some, store_files
 from robotics.icrl.store_check import check as check_store
 from robotics.icrl.store_check import check_rules
-from robotics.icrl.tasks_file import SUFFIXES, read
+from robotics.icrl.tasks_file import SUFFIXES, Amount, read
 from shared.errors import DataInvalid, Fault, ItemError, UsageError, first_line
 from shared.pipeline import DataFacts, error_faults
 from shared.training.loader import Draw, ExactLoader, make_loader
@@ -47,7 +47,7 @@ def check(config: IcrlConfig) -> list[Fault]:
         return []
     if path.suffix.lower() in SUFFIXES:
         try:
-            faults = read(path, config.data.env).faults
+            faults = read(path, config.data.env, Amount(**config.evaluate.model_dump())).faults
         except ItemError as err:
             return [err.fault]
         plays = Fault(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str = "the optimum") -> Figure:
     """(S, K) normalised returns of each seed, (M, K) of each task; `spread` (2, K) the band; `best_is` what 1 is."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(7.2, 3.8)
     axes = dress(figure.add_subplot())
     episodes = np.arange(1, by_seed.shape[1] + 1)
@@ -37,7 +39,7 @@ def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str 
         label=f"{GOOD:.0%} of the way to {best_is}",
     )
     axes.set_xlabel("episode in context (weights never change)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("normalised return")
     axes.set_ylim(min(-0.05, float(by_task.min())), 1.05)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")

@@ -98,7 +98,9 @@ def parse(
     rows = content.get("tasks")
     if not isinstance(rows, list) or not rows:
         raise ItemError(source, "no tasks", "a list of one or more", "add `tasks:`", "tasks")
-    name = str(content.get("env") or env)
+    name = content.get("env") or env
+    if not isinstance(name, str):
+        raise ItemError(source, f"{name}", "one environment's name", "a file for each environment", "env")
     try:
         room = _own(name, rows, content, source) if own and is_own(name) else family(name)
         if odd := [key for key in OWN if content.get(key) is not None and not isinstance(room, GymFamily)]:

@@ -243,6 +243,11 @@ def test_a_task_that_cannot_be_played_is_named_and_the_others_are_played(row: st
         ),
         ("tasks: [{index: 1}]\nepisode: 3", ".yaml", "unknown key episode"),
         ("tasks: []", ".yaml", "no tasks"),
+        (
+            "env: [darkroom]\ntasks: [{index: 1}]",
+            ".yaml",
+            "t.yaml:env: ['darkroom']; one environment's name; a file for each",
+        ),
         ("goal\n4 2,9\n", ".csv", "another width"),
         ("goal,goal\n4 2,5 6\n", ".csv", "t.csv:goal: column goal twice"),
         ('{"tasks": [{"goal": [4, 2], "goal": [5, 6]}]}', ".json", "not JSON (key goal twice)"),
