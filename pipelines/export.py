@@ -203,10 +203,11 @@ def _compare(network: nn.Module, answer: Answer, example: Tensors, free: bool) -
         with torch.no_grad():
             pairs = zip(_all(network(*given.values())), _all(answer(given)), strict=True)
         for wanted, got in pairs:
-            if got.shape != wanted.shape:
+            if got.shape != wanted.shape or not torch.equal(got.isnan(), wanted.isnan()):
                 return float("inf"), TOLERANCE
-            worst = max(worst, float((wanted - got).abs().max()))
-            largest = max(largest, float(wanted.abs().max()))
+            # Infinities differ by NaN from their like, and NaN is hidden by `max`.
+            apart = (wanted - got).abs().masked_fill((wanted == got) | wanted.isnan(), 0)
+            worst, largest = max(worst, float(apart.max())), max(largest, float(wanted.abs().max()))
     return worst, TOLERANCE * largest
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from astro.transients import photometry
 from astro.transients.alerts import LSST_OBJECT, Record, packet_of, packets_in
 from astro.transients.avro import Schema
-from astro.transients.history import POINT, History, Key, Packet, curves, learn
+from astro.transients.history import NEVER, POINT, History, Key, Packet, curves, learn
 from astro.transients.lightcurve import STATUSES, UNREADABLE, WAVELENGTHS
 from astro.transients.predict import TransientsPredictor
 from astro.transients.read import files_in
@@ -196,17 +196,25 @@ def _histories(batch: pa.RecordBatch) -> Iterator[History]:
         if column.null_count or not column.value_lengths().equals(batch.column("time").value_lengths()):
             raise ValueError(f"{name}: not as many as times")
         points[name] = column.flatten().to_numpy(zero_copy_only=False)
-    fine = photometry.dated(points["time"]) & np.isfinite(points["flux"]) & np.isfinite(points["error"])
+    fine = np.isfinite(points["time"]) & np.isfinite(points["flux"]) & np.isfinite(points["error"])
     if not (fine & (points["error"] > 0) & (points["band"] >= 0) & (points["rank"] >= 0)).all():
         raise ValueError("measurements that cannot be")
+    points["version"] = _dated(points["version"])
     edges = np.cumsum([0, *sizes])
     about = [name for role in LSST_OBJECT for name in (role, f"{role}_version")]
     for index, row in enumerate(batch.select(["survey", "id", "status", "last", *about]).to_pylist()):
-        part = points[edges[index] : edges[index + 1]].copy()
+        part = points[edges[index] : edges[index + 1]]
+        part = part[photometry.dated(part["time"])]
         bands, status = len(WAVELENGTHS.get(row["survey"], ())), row["status"]
         if not row["id"] or not bands or (part["band"] >= bands).any():
             raise ValueError(f"object {row['id']} of survey {row['survey']}: bands that it does not have")
         if status is not None and status not in STATUSES:
             raise ValueError(f"object {row['id']}: status {status}")
-        known = {role: (row[f"{role}_version"], row[role]) for role in LSST_OBJECT if row[role] is not None}
-        yield History(row["id"], row["survey"], "", part, known, status, row["last"])
+        told = [role for role in LSST_OBJECT if row[role] is not None]
+        known = {role: (float(_dated(row[f"{role}_version"])), row[role]) for role in told}
+        yield History(row["id"], row["survey"], "", part, known, status, float(_dated(row["last"])))
+
+
+def _dated(mjd: Any) -> Any:
+    """`mjd`; `NEVER` for what is no date, which states of before dates were checked may hold."""
+    return np.where(photometry.dated(mjd), mjd, NEVER)

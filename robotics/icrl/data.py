@@ -40,9 +40,10 @@ HISTORIES = "histories.h5"
 
 
 def check(config: IcrlConfig) -> list[Fault]:
-    """Every fault of the store at ``data.path``, or of a file of tasks, which is for scoring only. Raises `UsageError`
-    where ``data.env`` is given and not the store's."""
-    path = config.data.path
+    """Every fault of the store at ``data.path``, or of a file of tasks, which is for scoring only. Of a trained model's
+    configuration, those that keep it from being scored. Raises `UsageError` where ``data.env`` is given and not the
+    store's."""
+    path, trained = config.data.path, config.data.spaces is not None  # which `infer` fills in
     if path is None:
         return []
     if path.suffix.lower() in SUFFIXES:
@@ -50,10 +51,9 @@ def check(config: IcrlConfig) -> list[Fault]:
             faults = read(path, config.data.env, Amount(**config.evaluate.model_dump())).faults
         except ItemError as err:
             return [err.fault]
-        plays = Fault(
-            path, "tasks to play, for evaluate and predict", "a store to train on", severity="warning"
-        )
-        return [*faults, plays]
+        what = "tasks to play, for evaluate and predict"
+        plays = Fault(path, what, "a store to train on", severity="warning")
+        return faults if trained else [*faults, plays]
     faults = check_store(path)
     if error_faults(faults):
         return faults
@@ -63,12 +63,13 @@ def check(config: IcrlConfig) -> list[Fault]:
     except UsageError as err:
         fault = Fault(path, f"histories of {store.meta.env_id}", str(err), "collect in one of these")
         return [*faults, fault]
-    if "env" in config.data.model_fields_set and config.data.env != room.name:
+    if not trained and "env" in config.data.model_fields_set and config.data.env != room.name:
         raise UsageError(
             f"data.env: {config.data.env}, but {path} holds {room.name}; its own wanted; "
             f"set it with -s data.env={room.name}"
         )
-    if misfits := _misfits(path, store, room):
+    misfits = _misfits(path, store, room)
+    if misfits or trained:
         return [*faults, *misfits]
     held = {task.index for task in tasks(room.name, "test")}
     train, test = ([index for index in store.tasks if (index in held) is part] for part in (False, True))

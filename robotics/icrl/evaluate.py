@@ -90,6 +90,9 @@ def _to_play(config: IcrlConfig) -> tuple[IcrlConfig, list[Task]]:
             given = read(path, config.data.env, Amount(**config.evaluate.model_dump()))
         except ItemError as err:
             raise DataInvalid([err.fault]) from None
+        if given.episodes == 1:
+            found, wanted = "found 1", "2 or more, to see it learn"
+            raise DataInvalid([Fault(path, found, wanted, "raise it", "episodes")])
         chosen = given.tasks
         said = {key: value for key in ("episodes", "copies") if (value := getattr(given, key)) is not None}
         over = {"evaluate": config.evaluate.model_copy(update=said)}

@@ -11,6 +11,7 @@ import numpy as np
 
 from robotics.icrl.config import PlayConfig
 from robotics.icrl.envs.base import Array, Broken, Family, Floats, Task
+from robotics.icrl.envs.user import GymFamily
 from robotics.icrl.models.config import Plan
 from robotics.icrl.rollout import Rollout, rollout
 from shared.errors import UsageError
@@ -108,11 +109,13 @@ def normalised(tasks: Sequence[Task], returns: Floats) -> Floats:
 
 def told(task: Task, others: Collection[str] = ()) -> dict[str, Any]:
     """A task in a table: its number and its parameters, numbers of a list apart by blanks. A parameter that is called
-    like `others`, the table's columns, has ``_`` behind its name."""
+    like a column, one of `others` or before it, has ``_`` behind its name."""
     found: dict[str, Any] = {"task": task.index}
     for key, value in task.params.items():
-        if (key, value) != ("index", task.index):  # of a task that has no other parameters
-            name = f"{key}_" if key in ("task", *others) else key
+        if key != "index" or isinstance(task.family, GymFamily):  # elsewhere it is the number once more
+            name = key
+            while name in found or name in others:
+                name += "_"
             found[name] = " ".join(map(str, value)) if isinstance(value, list) else value
     return found
 

@@ -278,7 +278,7 @@ class Store:
             meta = read_meta(path, file)
             for name in sorted((name for name in file if name.isdecimal()), key=int):
                 try:
-                    self._add(path, name, file[name])
+                    self._add(path, name, file.get(name))
                 except DataInvalid as err:
                     self.faults += err.faults
         return meta
@@ -409,7 +409,8 @@ def _task(path: Path, index: int, attributes: Mapping[str, Any]) -> Task:
 def _numbers(path: Path, name: str, group: Any) -> NDArray[np.int64]:
     """(history,) numbers of a task's histories; two of one number could not be told apart. Raises `DataInvalid`."""
     if not isinstance(group, h5py.Group):
-        raise _invalid(path, "a dataset", "a group of datasets", "collect again", name)
+        found = "a link to nothing" if group is None else "a dataset"
+        raise _invalid(path, found, "a group of datasets", "collect again", name)
     _require_arrays(path, name, group, ["history"])
     try:
         numbers: NDArray[np.int64] = group["history"][()].astype(np.int64)

@@ -229,7 +229,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)} twice")
+        raise UsageError(
+            f"key {next(name for name in names if names.count(name) > 1)} twice; each once wanted"
+        )
     return found
 
 
@@ -237,7 +239,7 @@ def _table(text: str, source: Path | str) -> dict[str, Any]:
     try:
         table = csv.DictReader(io.StringIO(text), strict=True)
         names = [name.strip() for name in table.fieldnames or ()]
-        if twice := [name for name in names if names.count(name) > 1]:
+        if twice := [name for name in names if name and names.count(name) > 1]:
             raise ItemError(source, f"column {twice[0]} twice", "each column once", "mend it", twice[0])
         table.fieldnames = names
         rows = list(table)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robotics.icrl.envs.base import RAISED
 from robotics.icrl.models.config import ModelConfig
 from robotics.icrl.play import Played
 from shared.errors import EnvironmentUnfit, UsageError, named_line
@@ -172,7 +173,7 @@ def _require_gl(name: str) -> None:
 def _picture(batch: Any, name: str) -> Image:
     try:
         image = np.asarray(batch.render())
-    except Exception as err:  # noqa: BLE001  MuJoCo and a user's environment may raise anything
+    except RAISED as err:
         raise UsageError(f"{name}: no film, it cannot be rendered ({named_line(err)})") from None
     if image.ndim != 3 or image.dtype != np.uint8:
         raise UsageError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import EnvironmentUnfit
-from shared.io.atomic import atomic_path
+from shared.io.atomic import temporary_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,11 +120,20 @@ def _make(uri: str) -> None:
     from mlflow import MlflowClient
 
     path = _file(uri)
-    if not path.exists() and "?" not in uri:
-        for left in path.parent.glob(f".{path.name}.*.tmp*"):  # by one that was killed; the lock is ours
-            left.unlink()
-        with atomic_path(path) as draft:
-            MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+    if path.exists() or "?" in uri or path.name == ":memory:":
+        return
+    for left in path.parent.glob(f".{path.name}.*.tmp*"):  # by one that was killed; the lock is ours
+        left.unlink()
+    draft = temporary_name(path)
+    try:
+        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # made meanwhile by a program that does not know our lock, and may hold its runs
+    except OSError:  # no hard links on this file system
+        os.rename(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _file(uri: str) -> Path:

@@ -485,6 +485,26 @@ def test_a_state_that_cannot_be_read_says_so(predictor: TransientsPredictor, tmp
     assert "No such file" in said()
 
 
+def test_a_state_of_before_dates_were_checked_is_taken_without_them(
+    predictor: TransientsPredictor, tmp_path: Path
+) -> None:
+    stream, path = Stream(predictor), tmp_path / "state.parquet"
+    stream.update([_alert(60_001.0, hostgal_zphot=0.1), ztf_record()])
+    stream.save(path)
+    table = pq.read_table(path)
+    columns = {"time": [[0.0, 60_001.0], [1e30] * 4], "last": [2_460_001.5, 60_003.0]}
+    columns |= {"version": [[2_460_001.5] * 2, [60_003.0] * 4], "redshift_version": [1e30, None]}
+    for name, value in columns.items():
+        place, kind = table.schema.get_field_index(name), table.schema.field(name)
+        table = table.set_column(place, kind, pa.array(value, kind.type))
+    pq.write_table(table, path)
+    old = Stream.load(path, predictor)
+    assert old.table()["points"].tolist() == [1, 0] and old.forget_before(60_000.0) == 1
+    old = Stream.load(path, predictor)
+    old.update(_alert(60_002.0, {"psfFlux": 2000.0}, hostgal_zphot=0.3))
+    assert old.table().loc[0, ["points", "redshift"]].tolist() == [3, 0.3]
+
+
 def test_files_of_a_stream_are_those_of_the_reader(predictor: TransientsPredictor, tmp_path: Path) -> None:
     """A packet that names no object is an object of its own where a file gives it a name, as in a folder."""
     nameless = lsst_record(NEW, oid=None)

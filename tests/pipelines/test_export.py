@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.export import export
+from pipelines.export import _compare, export
 from shared.bundle import Bundle
 from shared.errors import ModelUnusable, UsageError
 from tests.pipelines.fake_tracking import PIPELINE, LineConfig, LineTask, make_bundle
@@ -69,6 +70,26 @@ class FixedBatch(torch.nn.Linear):
 def test_a_network_that_fixes_its_batch_is_exported_for_one(bundle: Bundle, tmp_path: Path) -> None:
     pipeline = Other(FixedBatch(1, 2), torch.ones(1, 1))
     assert export(pipeline, bundle.path, "torch", tmp_path / "line.pt2")["inputs"] == {"input": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "wanted"),
+    [
+        ([1.0, math.nan], [1.0, math.nan], 0.0),
+        ([1.0, math.nan], [1.5, math.nan], 0.5),
+        ([1.0, 2.0], [1.0, math.nan], math.inf),
+        ([1.0, math.nan], [1.0, 2.0], math.inf),
+        ([math.inf, 1.0], [math.inf, 1.25], 0.25),
+        ([math.inf, 1.0], [-math.inf, 1.0], math.inf),
+    ],
+)
+def test_answers_that_are_no_numbers_must_be_the_same(
+    own: list[float], other: list[float], wanted: float
+) -> None:
+    network = torch.nn.Identity()
+    network.forward = lambda _: torch.tensor([own])  # type: ignore[method-assign]
+    found, _ = _compare(network, lambda _: torch.tensor([other]), {"x": torch.ones(1, 1)}, free=False)
+    assert found == wanted
 
 
 def test_a_differing_result_is_not_kept(

@@ -19,10 +19,13 @@ pytest.importorskip("h5py", reason="the robotics extra is not installed")
 
 from pipelines import cli
 from robotics.icrl.collect.run import collect
-from robotics.icrl.data import IcrlData
+from robotics.icrl.config import IcrlConfig
+from robotics.icrl.data import IcrlData, check
 from robotics.icrl.envs.families import tasks
 from robotics.icrl.pipeline import PIPELINE
 from robotics.icrl.store import Histories, Store, parts_folder
+from shared.bundle import Bundle
+from shared.pipeline import error_faults
 from tests.contract.conftest import call, interrupt, surroundings
 from tests.robotics import test_store as bad
 from tests.robotics.test_store import block, write
@@ -268,6 +271,14 @@ def test_settings_of_collecting_do_nothing_beside_a_store_and_that_is_said(
     sets = ["data.streams=40", "data.env=darkroom", "data.first=0.7"]
     code, *_ = ends(monkeypatch, capsys, "check", "icrl", "--data", "s.h5", *(f"-s{each}" for each in sets))
     assert code == 0
+
+    # A trained model is scored on the tasks of a store's family, whatever the store would be to train on.
+    config = Bundle.open(PIPELINE.builtin).config(IcrlConfig, {"data": {"path": "s.h5", "first": 0.3}})
+    assert config.data.env == "darkroom" and not error_faults(check(config))
+    permuted = [task.index for task in tasks("darkroom-permuted", "train")[:2]]
+    collect("darkroom-permuted", permuted, 2, 150, 0, here / "p.h5", "random")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": here / "p.h5"})})
+    assert not error_faults(check(config))
 
     def notes(preset: str) -> tuple[str, ...]:
         config = PIPELINE.complete(PIPELINE.resolve(preset, over={"data": {"path": "s.h5"}}))

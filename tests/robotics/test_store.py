@@ -354,6 +354,12 @@ def no_group(path: Path) -> None:
         file["0"] = np.zeros(3)
 
 
+def dangling(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["0"]
+        file["0"] = h5py.SoftLink("/nowhere")
+
+
 def newer(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file.attrs["version"] = 9
@@ -435,6 +441,7 @@ NO_MAPPING, NO_ATTRIBUTE = (
         ),
         (without_rows, "s.h5:0: no history; one or more; collect it again, or remove the group"),
         (no_group, "s.h5:0: a dataset; a group of datasets; collect again"),
+        (dangling, "s.h5:0: a link to nothing; a group of datasets; collect again"),
         (newer, "s.h5:version: version 9; 1; collect again"),
     ],
 )

@@ -14,6 +14,8 @@ pytest.importorskip("gymnasium", reason="the robotics extra is not installed")
 pytest.importorskip("h5py")
 
 from robotics.icrl.config import IcrlConfig, PlayConfig
+from robotics.icrl.data import check
+from robotics.icrl.envs.user import GymTask
 from robotics.icrl.evaluate import evaluate
 from robotics.icrl.models import build
 from robotics.icrl.models.config import ModelConfig
@@ -40,6 +42,8 @@ class Wind(gym.Env):
                  reset_at=0, render_mode=None):
         self.wind, self.raise_at, self.nan_at, self.old = wind, raise_at, nan_at, old
         self.late, self.odd, self.reset_at, self.render_mode = late, odd, reset_at, render_mode
+        if odd == "unlicensed":
+            raise SystemExit("no licence")
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gym.spaces.Box(low, 1, (2 if wide else 1,), np.float32)
         self.episodes = 0
@@ -56,6 +60,8 @@ class Wind(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action), action
         self.steps += 1
+        if self.odd == "at once":
+            raise SystemExit(0)
         if self.raise_at and (self.episodes, self.steps) == (2, self.raise_at):
             raise RuntimeError("the motor stopped\\nsecond line")
         if self.odd and (self.episodes, self.steps) == (1, 4):
@@ -73,7 +79,7 @@ class Wind(gym.Env):
 
     def close(self):
         if self.late:
-            raise RuntimeError("the viewer is gone")
+            raise SystemExit(0)
 
 def wrapped(**keys):
     env = Wind(**keys)
@@ -342,6 +348,26 @@ def test_a_request_makes_no_environment_of_a_users_own(bundle: Bundle) -> None:
             IcrlPredictor(bundle, {}).predict_record({"tasks": f"env: {env}\ntasks: [{{}}]\n"})
 
 
+def test_environments_that_end_the_program_cost_their_task_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """In the making, in the first step, and when they are closed."""
+    rows = "{late: true}, {odd: unlicensed}, {odd: at once}"
+    said = played(bundle, tmp_path, f"env: own_wind:own/Wind-v0\ntasks: [{rows}]\nepisodes: 2\n")
+    text = said["failed"]
+    assert (
+        said["tasks"] == 1
+        and len(text) == 2
+        and "SystemExit: no licence" in text[0]
+        and "SystemExit: 0 in a first step" in text[1]
+    )
+
+
+def test_an_argument_called_index_is_told_wherever_it_stands() -> None:
+    """And no argument takes another's place in a table."""
+    room = parse("env: own_wind:own/Wind-v0\ntasks: [{}]\n", "t", "reacher").tasks[0].family
+    task = GymTask(room, 5, {"index": 5, "return_": 3, "return": 4, "task": 1})
+    assert told(task, ("return",)) == {"task": 5, "index": 5, "return_": 3, "return__": 4, "task_": 1}
+
+
 def test_evaluation_wants_to_know_what_a_return_is_worth(bundle: Bundle, tmp_path: Path) -> None:
     small = {"evaluate": {"episodes": 2, "copies": 1, "seeds": 2}, "data": {"path": str(tmp_path / "t.yaml")}}
     config = IcrlConfig.model_validate(merge(bundle.config(IcrlConfig).model_dump(mode="json"), small))
@@ -358,6 +384,10 @@ def test_evaluation_wants_to_know_what_a_return_is_worth(bundle: Bundle, tmp_pat
     (tmp_path / "t.yaml").write_text("env: own_wind:own/Wind-v0\ntasks: [{wind: 0.1}, {raise_at: 2}]\n")
     with pytest.raises(DataInvalid, match="task 1: episode 2, step 2: RuntimeError: the motor stopped"):
         evaluate(bundle, config, tmp_path / "c")
+    (tmp_path / "t.yaml").write_text("episodes: 1\nenv: own_wind:own/Wind-v0\ntasks: [{wind: 0.1}]\n")
+    with pytest.raises(DataInvalid, match=r"t\.yaml:episodes: found 1; 2 or more, to see it learn; raise it"):
+        evaluate(bundle, config, tmp_path / "d")
+    assert check(config) == []  # of a trained model's configuration, no word that a file is not to train on
 
 
 def test_a_broken_task_does_not_change_the_context_of_others() -> None:

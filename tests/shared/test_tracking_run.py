@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from shared.distributed.signals import Stopped
 from shared.errors import DataInvalid, EnvironmentUnfit, Fault, Interrupted, ResourcesExhausted, UsageError
@@ -62,6 +65,24 @@ def test_a_database_whose_making_was_killed_is_made_anew(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert connect().experiment("toy") == "1"
     assert not list(tmp_path.glob(".mlflow.db.*"))
+
+
+def test_a_database_that_another_program_made_meanwhile_keeps_its_runs(
+    folder: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a program that does not know our lock, such as `mlflow ui`."""
+    there, asked = tmp_path / "mlflow.db", MlflowClient.search_experiments
+    monkeypatch.chdir(tmp_path)
+
+    def meanwhile(self: MlflowClient, *args: Any, **keys: Any) -> Any:
+        if not there.exists():
+            shutil.copy(folder / "mlflow.db", there)
+            MlflowClient(f"sqlite:///{there}").create_experiment("of another program")
+        return asked(self, *args, **keys)
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", meanwhile)
+    assert connect().find_experiment("of another program") is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
 def test_everything_logged_comes_back(store: Store, tmp_path: Path) -> None:

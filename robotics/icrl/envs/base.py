@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Split = Literal["train", "test", "all"]
+RAISED = (Exception, SystemExit)
+"""What a user's environment may raise: some end the program."""
 
 
 class Step(NamedTuple):

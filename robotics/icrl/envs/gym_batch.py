@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robotics.icrl.envs.base import Array, Broken, Step, Task
+from robotics.icrl.envs.base import RAISED, Array, Broken, Step, Task
 from shared.errors import SuiteError, named_line
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class GymBatch:
             return act()
         except SuiteError as err:
             said = str(err)
-        except (Exception, SystemExit) as err:  # noqa: BLE001  an environment of a user's may raise anything
+        except RAISED as err:
             said = named_line(err)
         self.broken[at[0]] = Broken(at[0], said[:300], int(self._episode[at]), int(self._step[at]))
         return None
@@ -161,5 +161,5 @@ class GymBatch:
     def close(self) -> None:
         for env in self._envs.values():
             # All has been played; what a user's environment raises now takes nothing back.
-            with suppress(Exception):
+            with suppress(*RAISED):
                 env.close()

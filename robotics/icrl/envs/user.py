@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robotics.icrl.envs.base import Family, Floats, Split
+from robotics.icrl.envs.base import RAISED, Family, Floats, Split
 from robotics.icrl.envs.gym_batch import GymBatch
 from shared.errors import SuiteError, UsageError, named_line, need
 
@@ -127,7 +127,7 @@ class GymFamily(Family[GymTask]):
         limit = {} if self._limit is None else {"max_episode_steps": self._limit}
         try:
             return gymnasium.make(self.env_id, disable_env_checker=True, **limit, **keys)
-        except Exception as err:
+        except RAISED as err:
             raise UsageError(
                 f"{self.env_id} with {_short(keys)}: {named_line(err)}; keyword arguments it takes wanted"
             ) from err
@@ -153,7 +153,7 @@ def _limit_of(env_id: str) -> int:
         if module:
             import_module(module)
         found = gymnasium.spec(name).max_episode_steps
-    except Exception as err:
+    except RAISED as err:
         raise UsageError(
             f"environment {env_id}: {named_line(err)}; an id that gymnasium knows, or module:id of an installed "
             "module, wanted"
@@ -185,12 +185,10 @@ def _probed(env: Any, env_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
         _numbers(step[1], f"{env_id}: its reward")
     except SuiteError:
         raise
-    except Exception as err:
-        raise UsageError(
-            f"{env_id}: {named_line(err)} in a first step; one that works wanted; mend it"
-        ) from err
+    except RAISED as err:
+        raise UsageError(f"{env_id}: {named_line(err)} in a first step; one that works wanted") from err
     finally:
-        with suppress(Exception):
+        with suppress(*RAISED):
             env.close()
     return spaces
 
@@ -204,9 +202,7 @@ def _added() -> tuple[Any, ...]:
 
 def _numbers(values: Any, what: str) -> None:
     if not np.isfinite(np.asarray(values, float)).all():
-        raise UsageError(
-            f"{what} is {np.asarray(values, float).ravel()[:4].tolist()}; finite numbers wanted; mend it"
-        )
+        raise UsageError(f"{what} is {np.asarray(values, float).ravel()[:4].tolist()}; finite numbers wanted")
 
 
 def _space(space: Any, which: str) -> dict[str, Any]:
