@@ -6,7 +6,6 @@ What makes a whole table unreadable (an unknown unit, times that cannot be days)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from astro.transients import alerts, tables
+from astro.transients import alerts, surveys, tables
 from astro.transients.columns import layout_of, text_columns
 from astro.transients.config_read import ReadConfig
 from astro.transients.lightcurve import LightCurve
@@ -139,9 +138,9 @@ def files_in(path: Path, config: ReadConfig) -> tuple[list[Path], list[Path]]:
         return ([path], []) if head.startswith(tables.AVRO) else ([], [path])
     every = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
     packets = [f for f in every if f.name.lower().endswith(ALERT_SUFFIXES)]
-    others = [
-        f for f in every if f.name.lower().endswith(tables.SUFFIXES) and "metadata" not in f.name.lower()
-    ]
+    given = [f for f in every if f.name.lower().endswith(tables.SUFFIXES)]
+    beside = {name for f in given for name in surveys.metadata_names(f.name)}
+    others = [f for f in given if f.name not in beside]
     if config.metadata is not None:
         others = [f for f in others if f.resolve() != config.metadata.resolve()]
     if not packets and not others:
@@ -175,11 +174,8 @@ def _file(path: Path, config: ReadConfig) -> Reading:
 
 
 def _metadata_beside(path: Path, table: Table, config: ReadConfig) -> Path | None:
-    for pattern, replacement in layout_of(table.frame, config).metadata:
-        name = re.sub(pattern, replacement, path.name)
-        if name != path.name and path.with_name(name).is_file():
-            return path.with_name(name)
-    return None
+    names = layout_of(table.frame, config).metadata_names(path.name)
+    return next((file for name in names if (file := path.with_name(name)).is_file()), None)
 
 
 def stem(path: Path) -> str:

@@ -108,6 +108,10 @@ class Layout:
     zero_is_galactic: bool = False
     notes: tuple[str, ...] = ()
 
+    def metadata_names(self, name: str) -> list[str]:
+        """Of metadata beside a file of light curves."""
+        return [new for pattern, to in self.metadata if (new := re.sub(pattern, to, name)) != name]
+
 
 def _exact(**roles: str) -> Names:
     return {role: tuple(names.split("|")) for role, names in roles.items()}
@@ -229,6 +233,11 @@ STATED_ZERO_POINTS: Mapping[str, float] = {
 }
 """Lower-case column names that say the zero point of what they hold."""
 JD_NAMES = ("jd", "hjd", "bjd")
+
+
+def metadata_names(name: str) -> list[str]:
+    """Of metadata beside a file of light curves of any layout."""
+    return [each for layout in (*LAYOUTS.values(), TABLE) for each in layout.metadata_names(name)]
 
 
 def recognised(columns: Iterable[str]) -> Layout:

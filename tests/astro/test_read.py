@@ -20,7 +20,17 @@ from hypothesis import strategies as st
 
 from astro.transients.lightcurve import NEVER_DETECTED, OK, TOO_FEW, WAVELENGTHS, LightCurve
 from astro.transients.points import SNR_RULE
-from astro.transients.read import ReadConfig, _read, read_all, read_frame, read_path, read_table, read_text
+from astro.transients.read import (
+    ReadConfig,
+    _file,
+    _read,
+    files_in,
+    read_all,
+    read_frame,
+    read_path,
+    read_table,
+    read_text,
+)
 from astro.transients.tables import Table as Columns
 from shared.errors import DataInvalid
 
@@ -263,6 +273,22 @@ def test_an_object_twice_in_the_metadata_is_said() -> None:
     found = _read(Columns(frame(zp=27.5)), ReadConfig(), about, "x")
     assert [c.label for c in found.curves] == ["c", "b"]
     assert "1 rows of the metadata on objects that have one already" in str(found.faults[0])
+
+
+def test_metadata_is_what_lies_beside_a_table_by_its_name(tmp_path: Path) -> None:
+    about = pd.DataFrame({"object_id": [3, 5], "redshift": [0.1, 0.2]})
+    for name in ("a_lightcurves.csv", "light_curves.csv", "curves_and_metadata.csv"):
+        frame(zp=27.5).to_csv(tmp_path / name, index=False)
+    for name in ("a_metadata.csv", "metadata.csv", "b_metadata.csv"):
+        about.to_csv(tmp_path / name, index=False)
+    _, files = files_in(tmp_path, ReadConfig())
+    assert [file.name for file in files] == [
+        *("a_lightcurves.csv", "b_metadata.csv", "curves_and_metadata.csv", "light_curves.csv")
+    ]
+    read = {file.name: _file(file, ReadConfig()) for file in files}
+    assert "b_metadata.csv" in str(read["b_metadata.csv"].faults[0])  # no pair of anything: said
+    assert read["curves_and_metadata.csv"].curves[0].redshift != 0.2
+    assert [read[name].curves[0].redshift for name in ("a_lightcurves.csv", "light_curves.csv")] == [0.2, 0.2]
 
 
 def test_several_labels_of_an_object_are_said() -> None:
