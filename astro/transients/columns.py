@@ -15,8 +15,10 @@ from astro.transients.lightcurve import WAVELENGTHS, Floats
 from astro.transients.points import Ints
 from astro.transients.surveys import LAYOUTS, TABLE, Layout
 from astro.transients.tables import Table, invalid
+from shared.errors import Fault
 
 _WHOLE = re.compile(r"\d+\.0+")
+_ABSENT = ("", "nan", "null", "none", "na", "n/a", "-", "--")
 EXACT = 2**53
 """From here on a number with a decimal point is not every whole number."""
 _FEATURES = ("time", "band", "flux", "error", "detected", "redshift", "redshift_error", "ebv")
@@ -36,7 +38,8 @@ def layout_of(frame: pd.DataFrame, config: ReadConfig) -> Layout:
 
 
 class Columns:
-    """A table of observations, the metadata beside it, and what is said of them while they are read."""
+    """A table of observations, the metadata beside it, and what is said of them while they are read: `notes` on what
+    was decided, `faults` (warnings) on what is odd."""
 
     def __init__(self, table: Table, config: ReadConfig, metadata: pd.DataFrame | None, source: str) -> None:
         self.table, self.config, self.source = table, config, source
@@ -48,6 +51,7 @@ class Columns:
         """Of the table."""
         self.common: list[str] = list(self.layout.notes)
         """Those that are every curve's too."""
+        self.faults: list[Fault] = []
 
     def say(self, text: str) -> None:
         self.notes.append(text)
@@ -102,10 +106,18 @@ class Columns:
         return name
 
     def numbers(self, name: str, frame: pd.DataFrame | None = None) -> Floats:
-        """(N,) floats; NaN for what is no number."""
+        """(N,) floats; NaN for what is no number, which is told, the first of it with its place."""
         column = (self.frame if frame is None else frame)[name]
         if not pd.api.types.is_numeric_dtype(column):
-            column = pd.to_numeric(column.astype(object), errors="coerce")
+            given, column = column, pd.to_numeric(column.astype(object), errors="coerce")
+            text = given[column.isna() & given.notna()].astype(str)
+            text = text[~text.str.strip().str.lower().isin(_ABSENT)]
+            if len(text) and column.notna().any():  # nothing but text is said where the column is needed
+                own = frame is None or frame is self.frame
+                place = f"in row {text.index[0] + 1}" if own else f"of {text.index[0]}"
+                found = f"{text.iloc[0][:40]!r} {place}" + f" and {len(text) - 1} more" * (len(text) > 1)
+                fault = Fault(self.source, found, "numbers", "taken as absent", name, "warning")
+                self.faults += [fault] if fault not in self.faults else []
         return column.to_numpy(dtype=float, na_value=np.nan)
 
 

@@ -9,21 +9,16 @@ import pandas as pd
 
 from astro.transients import photometry, surveys
 from astro.transients.columns import EXACT, Columns, banded, last_rows, names_of
-from astro.transients.config_read import ReadConfig
 from astro.transients.fluxes import read_fluxes
 from astro.transients.lightcurve import Floats, LightCurve
 from astro.transients.points import SNR_RULE, Ints, Objects, Rows, counted, curves_of
 from astro.transients.surveys import LAYOUTS, TABLE
-from astro.transients.tables import Table, invalid
+from astro.transients.tables import invalid
 from shared.errors import Fault
 
 
 class Reader(Columns):
-    """One reading of one table: `read` once, then `notes` and `faults` (warnings) say what was decided."""
-
-    def __init__(self, table: Table, config: ReadConfig, metadata: pd.DataFrame | None, source: str) -> None:
-        super().__init__(table, config, metadata, source)
-        self.faults: list[Fault] = []
+    """One reading of one table: `read` once."""
 
     def read(self) -> list[LightCurve]:
         """The curves, in order. Raises `DataInvalid`."""

@@ -291,6 +291,17 @@ def test_metadata_is_what_lies_beside_a_table_by_its_name(tmp_path: Path) -> Non
     assert [read[name].curves[0].redshift for name in ("a_lightcurves.csv", "light_curves.csv")] == [0.2, 0.2]
 
 
+def test_text_among_numbers_is_named_once() -> None:
+    table = put(put(put(frame(zp=27.5), 1, flux="bright"), 6, flux="12,5"), 2, flux="null")
+    about = pd.DataFrame({"object_id": [3, 5], "redshift": ["far", 0.1]})
+    found = _read(Columns(put(table, 3, mjd="--")), ReadConfig(), about, "x")
+    assert [str(fault) for fault in found.faults] == [
+        "x:redshift: 'far' of 3; numbers; taken as absent",
+        "x:flux: 'bright' in row 2 and 1 more; numbers; taken as absent",
+    ]
+    assert [len(curve) for curve in found.curves] == [1, 3] and found.curves[0].redshift == 0.1
+
+
 def test_several_labels_of_an_object_are_said() -> None:
     table = frame(zp=27.5, label=["Ia", "Ia", "II", "Ib", None, "II", "II", "II"])
     found = _read(Columns(table), ReadConfig(), None, "x")
