@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str = "the optimum") -> Figure:
     """(S, K) normalised returns of each seed, (M, K) of each task; `spread` (2, K) the band; `best_is` what 1 is."""
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(7.2, 3.8)
     axes = dress(figure.add_subplot())
     episodes = np.arange(1, by_seed.shape[1] + 1)
@@ -38,13 +36,20 @@ def curve_figure(by_seed: Floats, by_task: Floats, spread: Floats, best_is: str 
         linestyle=(0, (4, 3)),
         label=f"{GOOD:.0%} of the way to {best_is}",
     )
-    axes.set_xlabel("episode in context (weights never change)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _episodes(axes, "in context (weights never change)")
     axes.set_ylabel("normalised return")
     axes.set_ylim(min(-0.05, float(by_task.min())), 1.05)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     figure.tight_layout()
     return figure
+
+
+def _episodes(axes: Axes, of: str) -> None:
+    """There is none between two of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(f"episode {of}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def paths_figure(played: Played, rows: Sequence[int], titles: Sequence[str], columns: int = 5) -> Figure:
@@ -99,7 +104,7 @@ def filter_figure(scores: Mapping[str, Scores]) -> Figure:
     episodes = np.arange(1, least + 1)
     left.plot(episodes, before, color=colour(7), label="before")
     left.plot(episodes, after, color=colour(0), label="after")
-    left.set_xlabel("episode of a history")
+    _episodes(left, "of a history")
     left.set_ylabel("share of the best return")
     left.legend(frameon=False, fontsize=8.5, loc="lower right")
     chance = np.concatenate([one.probability for one in found])
