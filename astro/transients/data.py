@@ -182,8 +182,8 @@ def among(curves: Sequence[LightCurve], trained_on: str) -> NDArray[np.bool_]:
     return np.logical_or(old[:, 0], old[:, 1])
 
 
-def without_redshift(curves: Sequence[LightCurve]) -> list[LightCurve]:
-    return [replace(curve, redshift=np.nan, redshift_error=np.nan) for curve in curves]
+def without_redshift(curve: LightCurve) -> LightCurve:
+    return replace(curve, redshift=np.nan, redshift_error=np.nan)
 
 
 class TransientsData(pl.LightningDataModule):
@@ -236,10 +236,9 @@ class TransientsData(pl.LightningDataModule):
     def _partly_hidden(self, curves: Sequence[LightCurve]) -> list[LightCurve]:
         """`curves`, the redshift of a random ``train.hide_redshift`` of them hidden: the network's training hides it
         anew in each batch, so trees grow and answers are weighed on objects of both kinds as well."""
-        hidden = (
-            np.random.default_rng([self.config.seed, 1]).random(len(curves)) < self.config.train.hide_redshift
-        )
-        return [other if hide else one for one, other, hide in zip(curves, without_redshift(curves), hidden)]
+        draws = np.random.default_rng([self.config.seed, 1]).random(len(curves))
+        share = self.config.train.hide_redshift
+        return [without_redshift(curve) if draw < share else curve for curve, draw in zip(curves, draws)]
 
     def objects(self, curves: Sequence[LightCurve]) -> Objects:
         data = self.config.data

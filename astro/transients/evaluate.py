@@ -104,7 +104,8 @@ def evaluate(bundle: Bundle, config: TransientsConfig, out: Path) -> TransientsE
     if not predictor.config.model.trees and own:
         parts["trees"] = _other_trees(data, predictor, curves)
     if predictor.model.with_redshift:
-        parts["without_redshift"], _ = _flat_probabilities(predictor, without_redshift(curves))
+        hidden = [without_redshift(curve) for curve in curves]
+        parts["without_redshift"], _ = _flat_probabilities(predictor, hidden)
     result.metrics |= _alone(predictor, labels, parts)
     result.notes.append(
         f"ECE {result.metrics['network_ece']:.3f} of the network as trained, {metrics['ece']:.3f} after the validation "

@@ -71,16 +71,8 @@ def trim(curve: LightCurve) -> LightCurve:
     """The points `around` the detections of any band, the first at time 0."""
     if not len(curve.time):
         return curve
-    keep = around(curve.time, curve.detected)
-    time = curve.time[keep]
-    return replace(
-        curve,
-        time=time - time.min(),
-        band=curve.band[keep],
-        flux=curve.flux[keep],
-        error=curve.error[keep],
-        detected=curve.detected[keep],
-    )
+    kept = curve.taken(around(curve.time, curve.detected))
+    return replace(kept, time=kept.time - kept.time.min())
 
 
 def fit(curves: Sequence[LightCurve]) -> list[Fit]:

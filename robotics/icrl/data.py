@@ -85,13 +85,14 @@ def check(config: IcrlConfig) -> list[Fault]:
 def _unfit(config: IcrlConfig, store: Store, room: Family[Any], train: set[int]) -> list[Fault]:
     """What a grid's rules, or a filter of a part of the histories, cannot take."""
     faults, short, share = [], [], config.data.first
-    for index in store.tasks if isinstance(room, GridFamily) or share < 1 else ():
+    partly = share < 1 and config.filter.mode != "none"
+    for index in store.tasks if isinstance(room, GridFamily) or partly else ():
         block = store.read(index)
         if isinstance(room, GridFamily):
             faults += check_rules(store.path, room.task(index), block)
-        if index in train and (np.isfinite(block.first(share).returns()).sum(axis=1) < 2).any():
+        if partly and index in train and (np.isfinite(block.first(share).returns()).sum(axis=1) < 2).any():
             short.append(index)
-    if short and config.filter.mode != "none":
+    if short:
         found = f"{share:g} leaves fewer than 2 episodes in histories of tasks {some(short)}"
         wanted = f"2 or more for filter.mode {config.filter.mode}"
         faults.append(Fault(store.path, found, wanted, "raise it", "data.first"))

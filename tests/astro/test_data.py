@@ -229,7 +229,7 @@ def test_trees_and_validation_see_objects_without_a_redshift_too() -> None:
     assert hidden.sum() > np.isnan([curve.redshift for curve in data.part("val")]).sum()
     np.testing.assert_array_equal(hidden, data.val_set.inputs.redshift[:, 0].isnan().numpy())
     # So they know every class without one.
-    new = without_redshift(simulate(120, 77))
+    new = [without_redshift(curve) for curve in simulate(120, 77)]
     inputs = inputs_of(new, "lsst", 8)
     given = grow(x, y, data.config).probabilities(numbers(new, inputs, bands, True)).argmax(1)
     assert recalls(data.labels(new), np.eye(6)[given]).min() > 0.3

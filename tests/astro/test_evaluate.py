@@ -254,7 +254,7 @@ def test_a_model_with_redshift_is_also_scored_without_and_its_map_is_that_of_the
     config = over(bundle.config(TransientsConfig), "data", path=written(tmp_path / "some.csv", curves))
     found = evaluate(bundle, config, tmp_path / "out")
     assert drawn == [(3, 16)], "steps of the redshift on the picture"
-    p = TransientsPredictor(bundle, {"rates": "flat"}).probabilities(without_redshift(curves))
+    p = TransientsPredictor(bundle, {"rates": "flat"}).probabilities([without_redshift(c) for c in curves])
     labels = [CLASSES.index(str(curve.label)) for curve in curves]
     wanted = sklearn.metrics.log_loss(labels, p, labels=range(len(CLASSES)))
     assert found.metrics["without_redshift_log_loss"] == pytest.approx(wanted, rel=1e-6)

@@ -65,9 +65,10 @@ class GymFamily(Family[GymTask]):
         self.rows = [dict(row) for row in rows]
         self.faults: dict[int, str] = {}
         self._spaces: tuple[dict[str, Any], dict[str, Any]] | None = None
+        makes_own = _makes_own()
         for number, row in enumerate(self.rows):
             try:
-                if odd := sorted(_makes_own() & set(row)):
+                if odd := sorted(makes_own & set(row)):
                     raise UsageError(
                         f"{odd[0]} is gymnasium.make's own; arguments of {env_id} wanted (`horizon:` of the file "
                         "limits episodes)"
