@@ -129,7 +129,10 @@ def of_text(text: str, source: str, texts: Collection[str] = ()) -> Table:
 
 def _csv(source: str | Path, header: bytes, stream: Callable[[], Any], texts: Collection[str]) -> Table:
     sep = max((",", "\t", ";"), key=lambda mark: header.count(mark.encode()))
-    names = [name.strip().strip('"') for name in header.decode("utf-8-sig", "replace").split(sep)]
+    try:
+        names = [name.strip().strip('"') for name in header.decode("utf-8-sig").split(sep)]
+    except UnicodeDecodeError:
+        raise _not_text(source) from None
     bad: list[int] = []
 
     def skip(row: Any) -> str:
@@ -152,7 +155,7 @@ def _csv(source: str | Path, header: bytes, stream: Callable[[], Any], texts: Co
         frame = parse(ids)
     except pa.ArrowInvalid as err:
         if "UTF8" in str(err):
-            raise invalid(source, "text that is not UTF-8", "UTF-8", "write the table in UTF-8") from None
+            raise _not_text(source) from None
         # A word among numbers, late in the file: as text, then number by number.
         frame = parse(dict.fromkeys(names, pa.string()))
     faults = []
@@ -161,6 +164,10 @@ def _csv(source: str | Path, header: bytes, stream: Callable[[], Any], texts: Co
         what = f"{len(bad)} rows without one value a column (rows {rows}{', …' if len(bad) > 5 else ''})"
         faults.append(Fault(source, what, "one value a column", "left out", severity="warning"))
     return Table(frame, faults=faults)
+
+
+def _not_text(source: str | Path) -> DataInvalid:
+    return invalid(source, "text that is not UTF-8", "UTF-8", "write the table in UTF-8")
 
 
 # ---------------------------------------------------------------- astropy

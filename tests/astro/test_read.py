@@ -210,7 +210,10 @@ def test_whole_numbers_as_ids_keep_their_digits(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_and_columns_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes((HEAD + ROWS.format(id="é") + ROWS.format(id="è")).encode("latin-1"))
-    assert said(lambda: read_path(path)) == f"{path}: text that is not UTF-8; UTF-8; write the table in UTF-8"
+    line = f"{path}: text that is not UTF-8; UTF-8; write the table in UTF-8"
+    assert said(lambda: read_path(path)) == line
+    path.write_bytes(b"\xb0\xff,\xfe\n\xb0,1,\xb0\n")  # no text at all, and a row of another width
+    assert said(lambda: read_path(path)) == line
     path.write_text(HEAD.replace("zp", "flux") + ROWS.format(id="a"))
     assert (
         said(lambda: read_path(path)) == f"{path}:flux: two columns flux; one of a name; rename or drop one"
